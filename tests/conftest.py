@@ -1,0 +1,25 @@
+"""Fixtures shared by all tests: where the real data lies, and quiet threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images and weights; tests that need it skip where it is absent."""
+    where = Path(os.environ.get("REVELIO_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not where.is_dir():
+        pytest.skip(f"no test data at {where}: set REVELIO_TEST_DATA to the folder that holds flowers102_train")
+    return where
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
