@@ -53,3 +53,13 @@ def code(values: object, indices: object, rows: int | str = "B") -> tuple[Tensor
     """Check the two tensors of a `Code` against each other."""
     checked = tensor("code.values", values, (rows, "k"))
     return checked, tensor("code.indices", indices, tuple(checked.shape), torch.int64)
+
+
+def indices_in_range(indices: Tensor, n: int) -> None:
+    """Check that every latent lies in ``[0, n)``; on CUDA tensors nothing is read back, so nothing is checked."""
+    if indices.device.type == "cuda" or indices.numel() == 0:
+        return
+    low, high = indices.aminmax()
+    if low < 0 or high >= n:
+        bad = int(low) if low < 0 else int(high)
+        raise ValueError(f"code.indices must lie in [0, {n}), got {bad}")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from revelio_fast.ops import backends, checks
+from revelio_fast.ops import checks, dispatch
 from revelio_fast.ops.codes import Code, InverseCode
 
 
@@ -35,7 +35,7 @@ def invert_code(code: Code, n: int) -> InverseCode:
 
 @torch.library.custom_op("revelio_fast::invert_code", mutates_args=())
 def _invert_code(indices: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    return backends.call("invert_code", indices.device.type, indices, n)
+    return dispatch.call("invert_code", indices.device.type, indices, n)
 
 
 @_invert_code.register_fake

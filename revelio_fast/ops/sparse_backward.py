@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from revelio_fast.ops import backends, checks
+from revelio_fast.ops import checks, dispatch
 from revelio_fast.ops.codes import Code, InverseCode
 from revelio_fast.ops.invert_code import invert_code
 
@@ -118,7 +118,7 @@ def _sparse_backward(
     grad_aux: Tensor | None,
     k_aux: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return backends.call(
+    return dispatch.call(
         "sparse_backward",
         x.device.type,
         x, values, indices, grad_x_hat, W_enc, W_dec, b_pre, offsets, rows, slots, relu, need_dx, grad_aux, k_aux,
@@ -135,7 +135,7 @@ def _(x, values, indices, grad_x_hat, W_enc, W_dec, b_pre, offsets, rows, slots,
 @torch.library.custom_op("revelio_fast::decode_backward", mutates_args=())
 def decode_backward(grad: Tensor, values: Tensor, indices: Tensor, W_dec: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``dW_dec [n, d]`` and ``dvalues [B, k]`` of `sparse_decode` for ``grad [B, d]``."""
-    return backends.call("sparse_backward", grad.device.type, "decode", grad, values, indices, W_dec)
+    return dispatch.call("decode_backward", grad.device.type, grad, values, indices, W_dec)
 
 
 @decode_backward.register_fake
@@ -148,7 +148,7 @@ def encode_backward(
     x: Tensor, grad_values: Tensor, indices: Tensor, W_enc: Tensor, b_pre: Tensor, need_dx: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return ``dW_enc [n, d]``, ``db_enc [n]``, ``db_pre [d]`` and ``dx`` (empty unless wanted) of `topk_encode`."""
-    return backends.call("sparse_backward", x.device.type, "encode", x, grad_values, indices, W_enc, b_pre, need_dx)
+    return dispatch.call("encode_backward", x.device.type, x, grad_values, indices, W_enc, b_pre, need_dx)
 
 
 @encode_backward.register_fake

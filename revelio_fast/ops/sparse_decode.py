@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from revelio_fast.ops import backends, checks
+from revelio_fast.ops import checks, dispatch
 from revelio_fast.ops.codes import Code
 from revelio_fast.ops.sparse_backward import decode_backward
 
@@ -41,7 +41,7 @@ def sparse_decode(code: Code, W_dec: Tensor, b_pre: Tensor) -> Tensor:
 
 @torch.library.custom_op("revelio_fast::sparse_decode", mutates_args=())
 def _sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_pre: Tensor) -> Tensor:
-    return backends.call("sparse_decode", values.device.type, values, indices, W_dec, b_pre)
+    return dispatch.call("sparse_decode", values.device.type, values, indices, W_dec, b_pre)
 
 
 @_sparse_decode.register_fake

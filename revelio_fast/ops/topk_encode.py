@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from revelio_fast.ops import backends, checks
+from revelio_fast.ops import checks, dispatch
 from revelio_fast.ops.codes import Code
 from revelio_fast.ops.sparse_backward import encode_backward
 
@@ -68,7 +68,7 @@ def topk_encode(
 def _topk_encode(
     x: Tensor, W_enc: Tensor, b_enc: Tensor, b_pre: Tensor, k: int, relu: bool, precision: str
 ) -> tuple[Tensor, Tensor]:
-    return backends.call("topk_encode", x.device.type, x, W_enc, b_enc, b_pre, k, relu, precision)
+    return dispatch.call("topk_encode", x.device.type, x, W_enc, b_enc, b_pre, k, relu, precision)
 
 
 @_topk_encode.register_fake

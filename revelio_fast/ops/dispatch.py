@@ -21,9 +21,14 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "sparse_decode": {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")},
     "invert_code": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
     "sparse_backward": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
+    "decode_backward": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
+    "encode_backward": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
     "adam_unit_norm_step_": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
     "top_activations_update_": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
 }
+
+# the two halves of sparse_backward, used by autograd, live beside it
+MODULE = {"decode_backward": "sparse_backward", "encode_backward": "sparse_backward"}
 
 
 class BackendError(RuntimeError):
@@ -103,7 +108,7 @@ def call(op: str, device: str, *arguments: Any) -> Any:
 
 
 def _load(op: str, backend: str) -> tuple[Any, str]:
-    folder, name = "reference" if backend == "torch" else backend, op.rstrip("_")
+    folder, name = "reference" if backend == "torch" else backend, MODULE.get(op, op.rstrip("_"))
     try:
         module = importlib.import_module(f"revelio_fast.ops.{folder}.{name}")
     except ModuleNotFoundError as error:
@@ -114,7 +119,10 @@ def _load(op: str, backend: str) -> tuple[Any, str]:
     except (ImportError, OSError) as error:
         return None, str(error)
     unavailable = getattr(module, "unavailable", None)
-    return getattr(module, op), (unavailable() or "") if unavailable else ""
+    function = getattr(module, op, None)
+    if function is None:
+        return None, f"not implemented by {backend!r}"
+    return function, (unavailable() or "") if unavailable else ""
 
 
 def _drop(op: str, backend: str, error: Exception) -> None:

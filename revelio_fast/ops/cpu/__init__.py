@@ -1,0 +1,1 @@
+"""The ops by our C++ kernels (`revelio_fast._C`)."""
