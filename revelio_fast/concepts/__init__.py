@@ -1,0 +1,23 @@
+"""What latents mean: their strongest images, the purity of those, linear probes, PCA maps."""
+
+from revelio_fast.concepts.baselines import flat_features, pixel_features, pooled_features
+from revelio_fast.concepts.pca import pca_maps
+from revelio_fast.concepts.probe import ProbeResult, linear_probe, wilson_interval
+from revelio_fast.concepts.purity import PurityResult, label_purity, rank_latents
+from revelio_fast.concepts.top_activations import TopActivations
+from revelio_fast.concepts.top_images import top_images
+
+__all__ = [
+    "ProbeResult",
+    "PurityResult",
+    "TopActivations",
+    "flat_features",
+    "label_purity",
+    "linear_probe",
+    "pca_maps",
+    "pixel_features",
+    "pooled_features",
+    "rank_latents",
+    "top_images",
+    "wilson_interval",
+]
