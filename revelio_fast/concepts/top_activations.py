@@ -190,14 +190,14 @@ def merge_ranked(values: Tensor, image_ids: Tensor, m: int) -> tuple[Tensor, Ten
     values, image_ids : Tensor
         ``[n, c]`` with c >= m; empty places are -inf and -1.
     """
-    order = values.argsort(1, descending=True, stable=True)
+    order = values.argsort(dim=1, descending=True, stable=True)
     values, image_ids = values.gather(1, order), image_ids.gather(1, order)
-    order = image_ids.argsort(1, stable=True)
+    order = image_ids.argsort(dim=1, stable=True)
     values, image_ids = values.gather(1, order), image_ids.gather(1, order)
     # Sorted by image id, then value descending: all but the first entry of an image give way.
     repeated = torch.zeros_like(image_ids, dtype=torch.bool)
     repeated[:, 1:] = image_ids[:, 1:] == image_ids[:, :-1]
     values = values.masked_fill(repeated, -torch.inf)
     image_ids = image_ids.masked_fill(repeated, -1)
-    order = values.argsort(1, descending=True, stable=True)[:, :m]
+    order = values.argsort(dim=1, descending=True, stable=True)[:, :m]
     return values.gather(1, order).contiguous(), image_ids.gather(1, order).contiguous()
