@@ -15,6 +15,10 @@ LoadImage = Callable[[int], "Image"]
 """Gives the picture of an image id, for contact sheets."""
 
 
+History = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
+"""A training history, by column or by row."""
+
+
 @dataclass
 class LayerRun:
     """One layer at one timestep: its features, its k-SAE and what was measured. Leave out what was not.
@@ -31,7 +35,7 @@ class LayerRun:
         From `linear_probe` on the pooled features of this layer and timestep.
     tops : TopActivations, optional
         For contact sheets and the histogram of latent density.
-    history : mapping of str to sequence of float
+    history : History
         Training curves by column (`KSAEResult.history`); the columns ``step``, ``fvu``, ``holdout_fvu``, ``l0`` and
         ``dead`` are drawn, others ignored.
     metrics : mapping of str to float
@@ -49,7 +53,7 @@ class LayerRun:
     purity: PurityResult | None = None
     probe: ProbeResult | None = None
     tops: TopActivations | None = None
-    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    history: History = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -91,7 +95,7 @@ class DiffCRun:
         Accuracy of always guessing the commonest class; 1 / n_classes where left out.
     baseline : str, optional
         None for the model itself; ``"random weights"`` ... for a baseline.
-    history : mapping of str to sequence of float
+    history : History
         Curves by column: ``epoch``, ``train_loss``, ``test_accuracy``.
     """
 
@@ -106,7 +110,7 @@ class DiffCRun:
     baseline: str | None = None
     parameters: int | None = None
     epochs: int | None = None
-    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    history: History = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
