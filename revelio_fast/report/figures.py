@@ -125,7 +125,7 @@ def accuracies(summary: RunSummary) -> Figure | None:
         panel.axhline(
             probes[0].probe.chance if probes[0].probe else 0, color="black", linestyle="--", label="chance"
         )
-        panel.legend(fontsize=7)
+        _from_zero(panel)
     if diffc:
         panel = panels.pop(0)
         points = [(f"{r.layer}\nt={r.timestep}", r.accuracy, diffc_interval(r)) for r in diffc]
@@ -134,8 +134,14 @@ def accuracies(summary: RunSummary) -> Figure | None:
             name = f"{run.baseline}: {run.layer} t={run.timestep}"
             panel.axhline(run.accuracy, color=f"C{9 - number % 9}", linestyle=":", label=name)
         panel.axhline(diffc_chance(diffc[0]), color="black", linestyle="--", label="chance")
-        panel.legend(fontsize=7)
+        _from_zero(panel)
     return figure
+
+
+def _from_zero(panel: Any) -> None:
+    """Let accuracies start at 0, with room for the legend; after everything is drawn, as it ends autoscaling."""
+    panel.set_ylim(0, min(1.0, panel.get_ylim()[1]) * 1.25)
+    panel.legend(fontsize=7, ncols=2, loc="upper left")
 
 
 def _points(panel: Any, points: list[tuple[str, float, tuple[float, float]]], title: str) -> None:
@@ -145,7 +151,6 @@ def _points(panel: Any, points: list[tuple[str, float, tuple[float, float]]], ti
     panel.set_xticks(range(len(y)), [name for name, _, _ in points], fontsize=7)
     panel.set_title(title, fontsize=10)
     panel.set_ylabel("test accuracy")
-    panel.set_ylim(bottom=0)
 
 
 def columns_of(history: History) -> dict[str, list[float]]:
@@ -178,7 +183,15 @@ def training_curves(summary: RunSummary) -> Figure | None:
                 known = np.isfinite(values)
                 if known.any():
                     label = name if style == "-" else None
-                    panel.plot(steps[known], values[known], style, color=f"C{number % 10}", label=label)
+                    marker = "." if known.sum() == 1 else None
+                    panel.plot(
+                        steps[known],
+                        values[known],
+                        style,
+                        marker=marker,
+                        color=f"C{number % 10}",
+                        label=label,
+                    )
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("step")
     if panels[0].lines:

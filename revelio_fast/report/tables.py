@@ -98,7 +98,7 @@ def sigma_table(summary: RunSummary) -> Table | None:
         "sigma_label",
         f"Label purity sigma_label by layer and timestep (layout of the paper's Table 2), {summary.dataset}: mean "
         f"standard deviation of the integer labels of the top-{first.top_images} images over the top latents; lower is "
-        "purer. In brackets: chance, by shuffling labels. It depends on how classes are numbered; the next table does not.",
+        "purer. In brackets: chance, by shuffling labels. It depends on how classes are numbered; other measures do not.",
         ["layer", *(f"t = {t}" for t in times)],
         [[layer, *(cell(found.get((layer, t))) for t in times)] for layer in layers_of(summary)],
     )
