@@ -1,0 +1,31 @@
+"""Features of diffusion models: image sources, model families, extraction to stores and to feature maps."""
+
+from __future__ import annotations
+
+from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor, layer_table
+from revelio_fast.features.families import FAMILIES, LayerCost, LayerError, ModelError, ModelFamily
+from revelio_fast.features.maps import MapStore, MapStoreError, extract_maps
+from revelio_fast.features.preprocess import image_to_tensor
+from revelio_fast.features.sources import BrokenImageError, ImageItem, ImageSource, SourceError, open_source
+from revelio_fast.features.to_store import extract_to_store
+
+__all__ = [
+    "FAMILIES",
+    "BrokenImageError",
+    "FeatureBatch",
+    "FeatureExtractor",
+    "ImageItem",
+    "ImageSource",
+    "LayerCost",
+    "LayerError",
+    "MapStore",
+    "MapStoreError",
+    "ModelError",
+    "ModelFamily",
+    "SourceError",
+    "extract_maps",
+    "extract_to_store",
+    "image_to_tensor",
+    "layer_table",
+    "open_source",
+]

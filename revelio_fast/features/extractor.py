@@ -1,0 +1,359 @@
+"""The feature extractor: images in, pooled features or feature maps of several layers and timesteps out."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Container, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from revelio_fast.features.families import LayerCost, ModelError, ModelFamily, ModelSpec, find_family
+from revelio_fast.features.fixed_shape import FixedShapeForward
+from revelio_fast.features.noise import image_noise
+from revelio_fast.features.prefetch import decoded_groups
+from revelio_fast.features.preprocess import image_to_tensor
+from revelio_fast.features.ranges import nvtx_range
+from revelio_fast.features.sources import BrokenImageError, ImageSource, open_source
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Key = tuple[str, int]
+DTYPES = {
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+}
+
+
+class FeatureBatch(NamedTuple):
+    """Features of some images: ``{(layer, timestep): [B, C] or [B, C, H, W]}``, ids and labels ``[B]`` int64."""
+
+    features: dict[Key, Tensor]
+    image_ids: Tensor
+    labels: Tensor
+
+
+class FeatureExtractor:
+    """Features of a diffusion model's layers for noised images; made by `from_pretrained`.
+
+    An image's feature depends on the image, its id, the timestep and the seed. It does not depend on which other
+    images are read, skipped or already done: for the same `batch_size` it is the same to the last bit. Another
+    batch size changes only the rounding (kernels may sum in another order).
+
+    Attributes
+    ----------
+    family : ModelFamily
+    layers : tuple of str
+    timesteps : tuple of int
+    image_size : int
+        Side of the input in pixels.
+    device : torch.device
+    skipped : list of BrokenImageError
+        Images that the latest `stream` with ``on_error="skip"`` left out.
+    """
+
+    def __init__(self, family: ModelFamily, spec: ModelSpec, timesteps: tuple[int, ...], noise_samples: int):
+        self.family = family
+        self.layers = spec.layers
+        self.timesteps = timesteps
+        self.image_size = family.image_size
+        self.device = spec.device
+        self.skipped: list[BrokenImageError] = []
+        self._spec = spec
+        self._noise_samples = noise_samples
+        self._pooled = FixedShapeForward(self._pool, spec.device)
+        self._maps = FixedShapeForward(family.forward, spec.device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str],
+        layers: Sequence[str],
+        timesteps: Sequence[int],
+        prompt: str = "",
+        *,
+        image_size: int | None = None,
+        dtype: torch.dtype | str | None = None,
+        seed: int = 0,
+        noise_samples: int = 1,
+        revision: str | None = None,
+        random_weights: bool = False,
+        device: torch.device | str | None = None,
+    ) -> FeatureExtractor:
+        """Load what is needed of a model: the VAE's encoder, the prompt's embedding, the network up to the last layer.
+
+        Parameters
+        ----------
+        model : str or path
+            A folder in diffusers format or a Hub id, e.g. ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``.
+        layers : sequence of str
+            ``"bottleneck"``, ``"down_ft0"`` .., ``"up_ft0"`` .. (the paper's names), or module paths of the network.
+        timesteps : sequence of int
+            Noise levels, usually 0 .. 999.
+        prompt : str
+            The same for all images; ``""`` is the paper's empty prompt.
+        image_size : int, optional
+            Side in pixels; the model's own by default (512 for Stable Diffusion 1.5).
+        dtype : torch.dtype or str, optional
+            Of the weights: float32 (default), ``"bf16"`` or ``"fp16"``; the latter two run channels-last.
+        seed : int
+            Of the noise (and of `random_weights`).
+        noise_samples : int
+            Features are averaged over so many draws of the noise (DIFT).
+        revision : str, optional
+            Branch, tag or commit of a Hub model.
+        random_weights : bool
+            Initialise the denoising network afresh: the baseline. The VAE and the prompt stay the model's.
+        device : optional
+            ``"cuda"`` if there is one, else ``"cpu"``.
+
+        Raises
+        ------
+        ModelError
+            If the model cannot be loaded, or an argument does not fit it.
+        LayerError
+            If a layer does not exist; lists the layers there are with their shapes.
+        """
+        if not isinstance(prompt, str):
+            raise ModelError(
+                f"prompt must be one text for all images ('' is the empty prompt), got {type(prompt).__name__}."
+            )
+        if isinstance(layers, str) or not layers:
+            raise ModelError(f"layers must be a list of at least one layer name, got {layers!r}.")
+        _refuse_repeats("layers", layers)
+        if noise_samples < 1:
+            raise ModelError(f"noise_samples must be at least 1, got {noise_samples}.")
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        spec = ModelSpec(
+            os.fspath(model),
+            tuple(layers),
+            prompt,
+            image_size,
+            _dtype(dtype),
+            chosen,
+            seed,
+            random_weights,
+            revision,
+        )
+        family = find_family(spec.model, revision)(spec)
+        steps = _checked_timesteps(timesteps, family.num_timesteps)
+        family.load()
+        return cls(family, spec, steps, noise_samples)
+
+    @property
+    def keys(self) -> list[Key]:
+        """All (layer, timestep) pairs, in the order of the features."""
+        return [(layer, timestep) for timestep in self.timesteps for layer in self.layers]
+
+    def layer_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """(C, H, W) of the wanted layers at this image size."""
+        return self.family.layer_shapes(self.layers)
+
+    def layer_table(self) -> list[LayerCost]:
+        """All named layers of the model with shapes and costs."""
+        return self.family.layer_table()
+
+    def about(self) -> dict[str, Any]:
+        """What the features depend on, as JSON values: the part of a manifest that all layers share."""
+        spec = self._spec
+        return {
+            "model": spec.model,
+            "revision": spec.revision,
+            "random_weights": spec.random_weights,
+            "prompt": spec.prompt,
+            "seed": spec.seed,
+            "noise_samples": self._noise_samples,
+            "image_size": self.image_size,
+            "model_dtype": str(spec.dtype).removeprefix("torch."),
+        }
+
+    def latents(self, images: Sequence[Image] | Tensor) -> Tensor:
+        """What the network would be given without noise: VAE latents (mode, scaled) ``[B, c, h, w]`` float32.
+
+        Parameters
+        ----------
+        images : sequence of PIL images, or Tensor
+            A tensor is ``[B, 3, image_size, image_size]`` in [-1, 1].
+        """
+        return self.family.encode(self._as_pixels(images))
+
+    def extract(
+        self,
+        images: Sequence[Image] | Tensor,
+        image_ids: Sequence[int] | Tensor | None = None,
+        pool: bool = True,
+    ) -> dict[Key, Tensor]:
+        """Features of some images, in one batch.
+
+        Parameters
+        ----------
+        images : sequence of PIL images, or Tensor
+            A tensor is ``[B, 3, image_size, image_size]`` in [-1, 1].
+        image_ids : sequence of int, optional
+            Choose the noise; 0 .. B-1 by default.
+        pool : bool
+            Mean over height and width.
+
+        Returns
+        -------
+        dict
+            ``{(layer, timestep): [B, C] float32}``, or ``[B, C, H, W]`` in the model's dtype if not `pool`.
+        """
+        pixels = self._as_pixels(images)
+        ids = list(range(len(pixels))) if image_ids is None else [int(i) for i in image_ids]
+        if len(ids) != len(pixels):
+            raise ValueError(f"There are {len(pixels)} images but {len(ids)} image_ids.")
+        return self._features(pixels, ids, list(range(len(ids))), pool)
+
+    def stream(
+        self,
+        source: ImageSource | str | os.PathLike[str],
+        *,
+        batch_size: int = 8,
+        pool: bool = True,
+        on_error: str = "stop",
+        progress: bool = True,
+        skip_ids: Container[int] = (),
+    ) -> Iterator[FeatureBatch]:
+        """Features of a whole source, batch by batch, in its order.
+
+        Parameters
+        ----------
+        source : ImageSource, str or path
+            Anything `open_source` takes.
+        batch_size : int
+            Images of a forward. A batch holds fewer where images are skipped and at the end.
+        pool : bool
+            Mean over height and width.
+        on_error : {"stop", "skip"}
+            What a broken image does: raise BrokenImageError, or be left out and listed in `skipped`.
+        progress : bool
+            Show a progress bar.
+        skip_ids : container of int
+            Images to leave out without decoding, e.g. those already stored.
+
+        Yields
+        ------
+        FeatureBatch
+
+        Raises
+        ------
+        BrokenImageError
+            Naming the file or row, with ``on_error="stop"``.
+        """
+        if on_error not in ("stop", "skip"):
+            raise ValueError(f"on_error must be 'stop' or 'skip', got {on_error!r}.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        return self._stream(open_source(source), batch_size, pool, on_error == "skip", progress, skip_ids)
+
+    def _stream(
+        self,
+        source: ImageSource,
+        batch_size: int,
+        pool: bool,
+        skip: bool,
+        progress: bool,
+        skip_ids: Container[int],
+    ) -> Iterator[FeatureBatch]:
+        self.skipped = []
+        groups = decoded_groups(source, batch_size, self.image_size, skip_ids)
+        with tqdm(total=len(source), unit="image", desc="extract", disable=not progress) as bar:
+            for group in groups:
+                if group.broken and not skip:
+                    raise group.broken[0]
+                self.skipped.extend(group.broken)
+                if group.rows:
+                    ids = [item.image_id for item in group.items]
+                    features = self._features(group.pixels, ids, group.rows, pool)
+                    labels = torch.tensor([item.label for item in group.items])
+                    yield FeatureBatch(features, torch.tensor(ids), labels)
+                bar.update(group.size)
+        if self.skipped:
+            named = ", ".join(error.path for error in self.skipped[:3])
+            more = " ..." if len(self.skipped) > 3 else ""
+            warnings.warn(f"{len(self.skipped)} broken images were skipped: {named}{more}", stacklevel=2)
+
+    def _features(self, pixels: Tensor, ids: list[int], rows: list[int], pool: bool) -> dict[Key, Tensor]:
+        """Features of the images in `rows` of `pixels`, all layers and timesteps."""
+        run = self._pooled if pool else self._maps
+        latents = self.family.encode(pixels)
+        picked = torch.tensor(rows, device=latents.device)
+        found: dict[Key, Tensor] = {}
+        for timestep in self.timesteps:
+            steps = torch.full((len(latents),), timestep, device=latents.device)
+            total: dict[str, Tensor] = {}
+            for sample in range(self._noise_samples):
+                with nvtx_range("noise"):
+                    noise = torch.zeros(latents.shape)
+                    noise[rows] = image_noise(self._spec.seed, ids, timestep, sample, latents.shape[1:])
+                    noisy = self.family.add_noise(latents, noise.to(latents.device), timestep)
+                for layer, value in run(noisy, steps).items():
+                    part = value[picked]
+                    if self._noise_samples > 1:
+                        part = part.float()
+                    total[layer] = part if sample == 0 else total[layer] + part
+                    if sample == self._noise_samples - 1 and sample:
+                        total[layer] = (total[layer] / self._noise_samples).to(value.dtype)
+            for layer in self.layers:
+                found[layer, timestep] = total[layer]
+        return found
+
+    def _pool(self, noisy: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            maps = self.family.forward(noisy, timesteps)
+            return {name: value.float().mean((2, 3)) for name, value in maps.items()}
+
+    def _as_pixels(self, images: Sequence[Image] | Tensor) -> Tensor:
+        if not isinstance(images, Tensor):
+            if not len(images):
+                raise ValueError("There are no images.")
+            return torch.stack([image_to_tensor(image, self.image_size) for image in images])
+        side = self.image_size
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side) or not images.is_floating_point():
+            raise ValueError(
+                f"An image tensor must be floating point of shape [B, 3, {side}, {side}] with values in [-1, 1], "
+                f"got {images.dtype} of shape {list(images.shape)}."
+            )
+        return images
+
+
+def layer_table(
+    model: str | os.PathLike[str], image_size: int | None = None, revision: str | None = None
+) -> list[LayerCost]:
+    """The layers of a model with shapes and costs, from its configuration alone: no weights are read."""
+    spec = ModelSpec(
+        os.fspath(model), (), "", image_size, torch.float32, torch.device("cpu"), 0, False, revision
+    )
+    return find_family(spec.model, revision)(spec).layer_table()
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype or torch.float32
+    if found not in set(DTYPES.values()):
+        raise ModelError(f"dtype must be float32, bf16 or fp16, got {dtype!r}.")
+    return found  # type: ignore[return-value]
+
+
+def _checked_timesteps(timesteps: Sequence[int], count: int) -> tuple[int, ...]:
+    if isinstance(timesteps, int) or not len(timesteps):
+        raise ModelError(f"timesteps must be a list of at least one timestep, got {timesteps!r}.")
+    for timestep in timesteps:
+        if isinstance(timestep, bool) or int(timestep) != timestep or not 0 <= timestep < count:
+            raise ModelError(f"timestep {timestep!r} does not exist: this model has 0 to {count - 1}.")
+    _refuse_repeats("timesteps", timesteps)
+    return tuple(int(timestep) for timestep in timesteps)
+
+
+def _refuse_repeats(name: str, values: Sequence[Any]) -> None:
+    repeated = [value for value in values if list(values).count(value) > 1]
+    if repeated:
+        raise ModelError(f"{name} names {repeated[0]!r} twice.")

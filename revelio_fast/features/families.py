@@ -1,0 +1,172 @@
+"""Model families: what a family must offer, and the registry from a pipeline's class name to the family's class."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FAMILIES: dict[str, str] = {
+    "StableDiffusionPipeline": "revelio_fast.features.stable_diffusion:StableDiffusion",
+    "StableDiffusionImg2ImgPipeline": "revelio_fast.features.stable_diffusion:StableDiffusion",
+    "StableDiffusionInpaintPipelineLegacy": "revelio_fast.features.stable_diffusion:StableDiffusion",
+}
+"""``_class_name`` of model_index.json -> ``"module:class"`` of the `ModelFamily`. A new family adds its line here."""
+
+
+class ModelError(ValueError):
+    """A model cannot be loaded or used as asked; the message says why and what to give instead."""
+
+
+class LayerError(ModelError):
+    """A layer does not exist; the message lists those that do, with their shapes."""
+
+
+class LayerCost(NamedTuple):
+    """One line of the layer table.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+        (C, H, W) of the feature map at the extractor's image size.
+    compute_share : float
+        Multiply-adds up to this layer's output over those of a full forward.
+    parameters : int
+        Parameters that are needed up to this layer.
+    parameter_share : float
+        The same over all parameters of the network.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    compute_share: float
+    parameters: int
+    parameter_share: float
+
+
+class ModelFamily(ABC):
+    """A diffusion model as the extractor sees it: images to latents, latents and noise to feature maps.
+
+    A subclass is constructed as ``Family(spec)`` with a `ModelSpec` and loads nothing before `load`: layer names
+    and costs come from the configuration alone.
+
+    Attributes
+    ----------
+    num_timesteps : int
+        Timesteps 0 .. num_timesteps - 1 exist.
+    image_size : int
+        Side of the input images in pixels, the model's own if the spec gave none.
+    latent_shape : tuple of int
+        ``[c, h, w]`` of what is noised.
+    """
+
+    num_timesteps: int
+    image_size: int
+    latent_shape: tuple[int, int, int]
+
+    @abstractmethod
+    def load(self) -> None:
+        """Load the weights that the wanted layers need, truncate the network, embed the prompt."""
+
+    @abstractmethod
+    def layer_table(self) -> list[LayerCost]:
+        """All named layers in the order of computation."""
+
+    @abstractmethod
+    def layer_shapes(self, layers: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+        """(C, H, W) of these layers, names or module paths; raises LayerError."""
+
+    @abstractmethod
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Images ``[B, 3, S, S]`` in [-1, 1] to latents ``[B, c, h, w]`` float32."""
+
+    @abstractmethod
+    def add_noise(self, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
+        """The forward process at `timestep`, float32."""
+
+    @abstractmethod
+    def forward(self, noisy: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
+        """Feature maps ``[B, C, H, W]`` of every wanted layer at `timesteps` ``[B]`` int64, in the model's dtype."""
+
+
+class ModelSpec(NamedTuple):
+    """What an extractor was asked for; see `FeatureExtractor.from_pretrained`."""
+
+    model: str
+    layers: tuple[str, ...]
+    prompt: str
+    image_size: int | None
+    dtype: torch.dtype
+    device: torch.device
+    seed: int
+    random_weights: bool
+    revision: str | None
+
+
+def find_family(model: str, revision: str | None = None) -> type[ModelFamily]:
+    """The family of a local folder in diffusers format or of a Hub id, by its model_index.json.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, it is not a diffusers pipeline, or no family handles its class.
+    """
+    index = read_config(model, "model_index.json", revision)
+    class_name = str(index.get("_class_name"))
+    where = FAMILIES.get(class_name)
+    if where is None:
+        raise ModelError(
+            f"{model} is a {class_name}; the families known here read {', '.join(sorted(FAMILIES))}. "
+            "A new family is one file and one line in revelio_fast/features/families.py."
+        )
+    module, name = where.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def read_config(model: str, file: str, revision: str | None = None) -> dict:
+    """A JSON file of a model, from its folder or the Hub.
+
+    Raises
+    ------
+    ModelError
+        If it is missing or no JSON.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        path = folder / file
+        if not path.is_file():
+            raise ModelError(
+                f"{folder} has no {file}: give a folder in diffusers format, as `pipeline.save_pretrained` writes it."
+            )
+    elif folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+        raise ModelError(
+            f"There is no model folder {model}. Give a local folder or a Hub id such as 'owner/name'."
+        )
+    else:
+        path = _from_hub(model, file, revision)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def _from_hub(model: str, file: str, revision: str | None) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise ModelError("Models need more packages: pip install 'revelio-fast[models]'.") from error
+    try:
+        return Path(hf_hub_download(model, file, revision=revision))
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise ModelError(
+            f"{model!r} is no local folder, and its {file} cannot be fetched from the Hugging Face Hub "
+            f"({type(error).__name__}: {first})."
+        ) from error

@@ -1,0 +1,42 @@
+"""Noise that belongs to an image: drawn from (seed, image id, timestep, sample), so batches and order do not matter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def image_noise(
+    seed: int, image_ids: Sequence[int], timestep: int, sample: int, shape: Sequence[int]
+) -> Tensor:
+    """Standard normal noise, one independent stream per image.
+
+    Drawn on the CPU in float32 whatever the model's device and dtype, so both give the same noise.
+
+    Parameters
+    ----------
+    seed : int
+        Of the whole extraction.
+    image_ids : sequence of int
+    timestep : int
+    sample : int
+        Counts the draws that are averaged (DIFT's ensemble).
+    shape : sequence of int
+        Of one image's latents, ``[c, h, w]``.
+
+    Returns
+    -------
+    Tensor
+        ``[len(image_ids), c, h, w]`` float32.
+    """
+    out = torch.empty(len(image_ids), *shape)
+    generator = torch.Generator()
+    for row, image_id in zip(out, image_ids, strict=True):
+        key = f"{seed},{image_id},{timestep},{sample}".encode()
+        digest = hashlib.blake2b(key, digest_size=8).digest()
+        generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+        torch.randn(row.shape, generator=generator, out=row)
+    return out

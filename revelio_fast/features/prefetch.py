@@ -1,0 +1,83 @@
+"""A thread that decodes and preprocesses the next images while the model works on the present ones."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Container, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from revelio_fast.features.preprocess import image_to_tensor
+from revelio_fast.features.ranges import nvtx_range
+from revelio_fast.features.sources import BrokenImageError, ImageItem, ImageSource
+
+
+class Group(NamedTuple):
+    """The images at positions ``g * batch_size ..`` of a source.
+
+    A row of `pixels` belongs to a position, not to the n-th image that could be read: an image's feature is then
+    computed in the same row of the same shape whether its neighbours were read, skipped or already done.
+    """
+
+    pixels: Tensor
+    rows: list[int]
+    items: list[ImageItem]
+    broken: list[BrokenImageError]
+    size: int
+
+
+def decoded_groups(
+    source: ImageSource, batch_size: int, image_size: int, skip_ids: Container[int], ahead: int = 2
+) -> Iterator[Group]:
+    """Groups of decoded images, in order, at most `ahead` of the reader; images of `skip_ids` are not decoded."""
+    ready: queue.Queue[Group | BaseException | None] = queue.Queue(maxsize=ahead)
+    stop = threading.Event()
+
+    def put(thing: Group | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(thing, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for start in range(0, len(source), batch_size):
+                if stop.is_set():
+                    return
+                positions = range(start, min(start + batch_size, len(source)))
+                put(_decode([source[p] for p in positions], batch_size, image_size, skip_ids))
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, name="revelio-decode", daemon=True)
+    thread.start()
+    try:
+        while (thing := ready.get()) is not None:
+            if isinstance(thing, BaseException):
+                raise thing
+            yield thing
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _decode(items: list[ImageItem], batch_size: int, image_size: int, skip_ids: Container[int]) -> Group:
+    pixels = torch.zeros(batch_size, 3, image_size, image_size)
+    rows, read, broken = [], [], []
+    with nvtx_range("decode"):
+        for row, item in enumerate(items):
+            if item.image_id in skip_ids:
+                continue
+            try:
+                pixels[row] = image_to_tensor(item.load(), image_size)
+            except BrokenImageError as error:
+                broken.append(error)
+                continue
+            rows.append(row)
+            read.append(item)
+    return Group(pixels, rows, read, broken, len(items))

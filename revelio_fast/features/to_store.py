@@ -1,0 +1,123 @@
+"""Extraction to activation stores: pooled features, one store per layer and timestep, resumable after a kill."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from revelio_fast.features.extractor import FeatureExtractor, Key
+from revelio_fast.features.skipped import FILE_NAME, write_skipped
+from revelio_fast.features.sources import ImageSource, open_source
+from revelio_fast.store import ActivationStore
+
+FLUSH_SECONDS = 60.0
+
+
+def about_layer(extractor: FeatureExtractor, source: ImageSource, key: Key) -> dict[str, Any]:
+    """What a manifest says of one layer at one timestep."""
+    layer, timestep = key
+    return {
+        **extractor.about(),
+        "layer": layer,
+        "timestep": timestep,
+        "source": source.name,
+        "class_names": source.class_names,
+        "skipped": f"../../{FILE_NAME}",
+    }
+
+
+def layer_folder(out_dir: str | os.PathLike[str], key: Key) -> Path:
+    """``out_dir/<layer>/t<timestep>``."""
+    return Path(out_dir) / key[0] / f"t{key[1]}"
+
+
+def extract_to_store(
+    extractor: FeatureExtractor,
+    source: ImageSource | str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    *,
+    batch_size: int = 8,
+    store_dtype: torch.dtype = torch.float32,
+    shard_rows: int = 1024,
+    on_error: str = "stop",
+    progress: bool = True,
+    resume: bool = True,
+) -> dict[Key, ActivationStore]:
+    """Extract the pooled features of a source into ``out_dir/<layer>/t<timestep>/``.
+
+    What is on disk is kept: after a crash or a kill the same call continues, and the finished files are identical
+    to those of an undisturbed run with the same `batch_size`. Rows not yet in a full shard are saved once a minute.
+
+    Parameters
+    ----------
+    extractor : FeatureExtractor
+    source : ImageSource, str or path
+        Anything `open_source` takes.
+    out_dir : path
+    batch_size : int
+        Images of a forward.
+    store_dtype : torch.dtype
+        float32, bfloat16 or float16.
+    shard_rows : int
+        Rows of a shard file.
+    on_error : {"stop", "skip"}
+        A broken image stops the extraction, or is left out and listed in ``out_dir/skipped.csv``.
+    progress : bool
+        Show a progress bar.
+    resume : bool
+        False deletes the stores of these layers and timesteps first.
+
+    Returns
+    -------
+    dict
+        ``{(layer, timestep): ActivationStore}``, complete.
+
+    Raises
+    ------
+    StoreError
+        If a folder holds features made with other settings; the message says which.
+    BrokenImageError
+        With ``on_error="stop"``; what was done is kept.
+    """
+    source = open_source(source)
+    shapes = extractor.layer_shapes()
+    folders = {key: layer_folder(out_dir, key) for key in extractor.keys}
+    if not resume:
+        for folder in folders.values():
+            if (folder / "manifest.json").is_file():
+                shutil.rmtree(folder)
+    with ExitStack() as stack:
+        writers = {
+            key: stack.enter_context(
+                ActivationStore.create(
+                    folder, shapes[key[0]][0], store_dtype, shard_rows, **about_layer(extractor, source, key)
+                )
+            )
+            for key, folder in folders.items()
+        }
+        done = {key: writer.done_ids for key, writer in writers.items()}
+        saved = time.monotonic()
+        for batch in extractor.stream(
+            source,
+            batch_size=batch_size,
+            on_error=on_error,
+            progress=progress,
+            skip_ids=frozenset.intersection(*map(frozenset, done.values())),
+        ):
+            for key, writer in writers.items():
+                new = torch.tensor([image_id not in done[key] for image_id in batch.image_ids.tolist()])
+                writer.append(
+                    batch.features[key][new.to(extractor.device)], batch.image_ids[new], batch.labels[new]
+                )
+            if time.monotonic() - saved > FLUSH_SECONDS:
+                for writer in writers.values():
+                    writer.flush()
+                saved = time.monotonic()
+        write_skipped(Path(out_dir), extractor.skipped)
+    return {key: ActivationStore.open(folder) for key, folder in folders.items()}
