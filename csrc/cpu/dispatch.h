@@ -1,0 +1,20 @@
+// The kernels of one instruction set, chosen once: the best the processor has, or what REVELIO_ISA asks for.
+#pragma once
+
+#include "cpu/kernels.h"
+
+namespace revelio {
+
+struct Kernels {
+    const char *isa;
+    void (*topk_encode)(const TopkEncode &);
+    void (*sparse_decode)(const SparseDecode &);
+    void (*sparse_backward)(const SparseBackward &);
+    void (*adam_unit_norm_step)(const AdamStep &);
+    void (*top_activations_update)(const TopActivationsUpdate &);
+};
+
+// Throws std::runtime_error when REVELIO_ISA names an unknown instruction set or one this processor lacks.
+const Kernels &kernels();
+
+}  // namespace revelio

@@ -1,0 +1,78 @@
+// What each CPU kernel takes. Strides are in elements, all arrays dense, latents checked to lie in [0, n) beforehand.
+// The kernels are compiled once per instruction set into a namespace of that name; dispatch.h picks one at load.
+#pragma once
+
+#include <cstdint>
+
+namespace revelio {
+
+struct TopkEncode {
+    const float *x, *W_enc, *b_enc, *b_pre;  // [B, d], [n, d], [n], [d]
+    float *values;                           // [B, k]
+    int64_t *indices;                        // [B, k]
+    int64_t B, d, n, k;
+    bool relu;
+    bool bf16;  // round x - b_pre and W_enc to bfloat16 before multiplying
+    int threads;
+};
+
+struct SparseDecode {
+    const float *values;
+    const int64_t *indices;
+    const float *W_dec, *b_pre;  // b_pre may be null
+    float *x_hat;
+    int64_t B, k, d;
+    int threads;
+};
+
+// One latent's entries are offsets[j] .. offsets[j + 1] of rows and slots, in row order.
+struct SparseBackward {
+    const float *x, *values, *grad, *grad_aux;  // grad_aux belongs to the last k_aux slots; null without any
+    const float *W_enc, *W_dec, *b_pre;
+    const int64_t *indices, *offsets, *rows, *slots;
+    const float *dpre_given;  // [B, k] gradient of the pre-activations, where it is known already; else null
+    float *dW_dec, *dW_enc, *db_enc, *db_pre, *dvalues, *dx;  // outputs; null where not wanted
+    int64_t B, k, k_aux, d, n;
+    bool relu;
+    int threads;
+};
+
+struct AdamStep {
+    SparseBackward gradients;  // its outputs stay null: no gradient is stored
+    float *W_enc, *W_dec, *b_enc, *b_pre;
+    float *m_enc, *v_enc, *m_dec, *v_dec, *m_b_enc, *v_b_enc, *m_b_pre, *v_b_pre;
+    int64_t step;
+    double lr, beta1, beta2, eps;
+    bool project, unit_norm;
+};
+
+struct TopActivationsUpdate {
+    float *top_values;       // [n, m]
+    int64_t *top_image_ids;  // [n, m]
+    double *sums;
+    int64_t *counts;
+    const float *values;
+    const int64_t *image_ids, *offsets, *rows, *slots;
+    int64_t n, m, k;
+    int threads;
+};
+
+#define REVELIO_KERNELS(isa)                                   \
+    namespace isa {                                            \
+    void topk_encode(const TopkEncode &);                      \
+    void sparse_decode(const SparseDecode &);                  \
+    void sparse_backward(const SparseBackward &);              \
+    void adam_unit_norm_step(const AdamStep &);                \
+    void top_activations_update(const TopActivationsUpdate &); \
+    }
+
+REVELIO_KERNELS(baseline)
+#if defined(__x86_64__) || defined(_M_X64)
+REVELIO_KERNELS(avx2)
+REVELIO_KERNELS(avx512)
+#endif
+
+void invert_code(const int64_t *indices, int64_t entries, int64_t k, int64_t n, int64_t *offsets, int64_t *rows,
+                 int64_t *slots);
+
+}  // namespace revelio
