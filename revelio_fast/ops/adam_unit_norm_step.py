@@ -108,6 +108,7 @@ def adam_unit_norm_step_(
     if not 0 <= lr < float("inf"):
         raise ValueError(f"lr must be a finite number of at least 0, got {lr}")
     inverse = inverse if inverse is not None else invert_code(code, n)
+    checks.inverse(*inverse, n, code.indices.numel())
     _adam_unit_norm_step_(
         *rows, x, code.values, code.indices, grad_x_hat, *inverse,
         step, lr, beta1, beta2, eps, relu, project, unit_norm, grad_aux, k_aux,

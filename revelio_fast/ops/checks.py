@@ -63,3 +63,10 @@ def indices_in_range(indices: Tensor, n: int) -> None:
     if low < 0 or high >= n:
         bad = int(low) if low < 0 else int(high)
         raise ValueError(f"code.indices must lie in [0, {n}), got {bad}")
+
+
+def inverse(offsets: object, rows: object, slots: object, n: int, entries: int) -> None:
+    """Check that an `InverseCode` belongs to a code of `entries` entries over `n` latents."""
+    tensor("inverse.offsets", offsets, (n + 1,), torch.int64)
+    tensor("inverse.rows", rows, (entries,), torch.int64)
+    tensor("inverse.slots", slots, (entries,), torch.int64)

@@ -77,6 +77,7 @@ def sparse_backward(
     """
     values, indices = check_backward(x, code, grad_x_hat, W_enc, W_dec, b_pre, grad_aux, k_aux)
     inverse = inverse if inverse is not None else invert_code(code, W_enc.shape[0])
+    checks.inverse(*inverse, W_enc.shape[0], code.indices.numel())
     *gradients, dx = _sparse_backward(
         x, values, indices, grad_x_hat, W_enc, W_dec, b_pre, *inverse, relu, need_dx, grad_aux, k_aux
     )

@@ -79,6 +79,7 @@ def top_activations_update_(
     if image_ids.device.type == "cpu" and image_ids.numel() and int(image_ids.min()) < 0:
         raise ValueError(f"image_ids must not be negative (-1 marks an empty place), got {int(image_ids.min())}")
     inverse = inverse if inverse is not None else invert_code(code, n)
+    checks.inverse(*inverse, n, code.indices.numel())
     _top_activations_update_(*state, values, indices, image_ids, *inverse)
 
 
