@@ -153,7 +153,7 @@ def label_purity(
     usable = (ids[where] == places).all(1)
     if len(order) and not usable.all():
         notes.append(
-            f"{int((~usable).sum())} latents were left out: among their top images some have no label."
+            f"Latents left out because some of their top images have no label: {int((~usable).sum())}."
         )
     order, where = order[usable], where[usable]
     if not len(order):

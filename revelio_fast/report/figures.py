@@ -80,8 +80,8 @@ def _purity_lines(
             bounds = np.array([purity.interval[measure] for purity in results]).reshape(-1, 2)
             error = np.abs(bounds - y[:, None]).T
             panel.errorbar(x, y, yerr=error, marker="o", capsize=3, label=name, color=f"C{number}")
-            for at, purity in zip(x, results, strict=True):
-                chance.setdefault(at, []).append((purity.chance[measure], *purity.chance_interval[measure]))
+            for tick, purity in zip(x, results, strict=True):
+                chance.setdefault(tick, []).append((purity.chance[measure], *purity.chance_interval[measure]))
         at = sorted(chance)
         means = np.array([np.mean(chance[a], axis=0) for a in at])
         panel.plot(at, means[:, 0], color="black", linestyle="--", label="chance")

@@ -91,14 +91,14 @@ def sigma_table(summary: RunSummary) -> Table | None:
     times = timesteps_of(summary)
 
     def cell(purity: PurityResult | None) -> str | None:
-        return purity and f"{purity.sigma_label:.2f} ({purity.chance['sigma_label']:.2f})"
+        return f"{purity.sigma_label:.2f} ({purity.chance['sigma_label']:.2f})" if purity else None
 
     first = next(iter(found.values()))
     return Table(
         "sigma_label",
         f"Label purity sigma_label by layer and timestep (layout of the paper's Table 2), {summary.dataset}: mean "
         f"standard deviation of the integer labels of the top-{first.top_images} images over the top latents; lower is "
-        "purer. In brackets: chance, by shuffling labels. It depends on how classes are numbered; other measures do not.",
+        "purer. In brackets: chance, by shuffling labels. Depends on how classes are numbered; other measures do not.",
         ["layer", *(f"t = {t}" for t in times)],
         [[layer, *(cell(found.get((layer, t))) for t in times)] for layer in layers_of(summary)],
     )

@@ -151,9 +151,9 @@ def _markdown(
     parts = [f"# {summary.title}\n", _facts(summary)]
     notes = list(summary.notes)
     if unreadable:
-        first = next(iter(unreadable.items()))
+        image_id, reason = next(iter(unreadable.items()))
         notes.append(
-            f"{len(unreadable)} images could not be read for the sheets (first: #{first[0]}, {first[1]})."
+            f"Images that the sheets could not show: {len(unreadable)} (first: #{image_id}, {reason})."
         )
     if not any(run.baseline for run in summary.diffc) and not summary.baselines:
         notes.append("No baselines were run: read the figures below against chance only.")
