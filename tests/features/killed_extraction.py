@@ -1,0 +1,48 @@
+"""Run as a process by test_resume.py, which kills it: extracts slowly to stores or to maps."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from revelio_fast.features import FeatureExtractor, ImageSource, extract_maps, extract_to_store, open_source
+
+SHARD_ROWS = 5
+BATCH_SIZE = 3
+
+
+def make_extractor(model: Path) -> FeatureExtractor:
+    return FeatureExtractor.from_pretrained(model, ["bottleneck", "up_ft1"], [25, 200], seed=7)
+
+
+def run(what: str, model: Path, source: ImageSource, out: Path) -> None:
+    extractor = make_extractor(model)
+    if what == "maps":
+        extract_maps(extractor, source, out, batch_size=BATCH_SIZE, progress=False)
+    else:
+        extract_to_store(extractor, source, out, batch_size=BATCH_SIZE, shard_rows=SHARD_ROWS, progress=False)
+
+
+def slowed(source: ImageSource) -> ImageSource:
+    def opener(image_id: int):
+        time.sleep(0.15)
+        return source.item(image_id).load()
+
+    return ImageSource(
+        source.name,
+        source.image_ids,
+        list(source.labels.values()),
+        lambda image_id: source.item(image_id).path,
+        opener,
+        source.class_names,
+    )
+
+
+if __name__ == "__main__":
+    what, model, pictures, out = sys.argv[1:]
+    if what == "maps":
+        from revelio_fast.features import map_writer
+
+        map_writer.SYNC_ROWS = SHARD_ROWS
+    run(what, Path(model), slowed(open_source(pictures)), Path(out))
