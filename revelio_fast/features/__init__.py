@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor, layer_table
-from revelio_fast.features.families import FAMILIES, LayerCost, LayerError, ModelError, ModelFamily
+from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor
+from revelio_fast.features.families import FAMILIES, LayerCost, ModelFamily, layer_table
 from revelio_fast.features.maps import MapStore, MapStoreError, extract_maps
 from revelio_fast.features.preprocess import image_to_tensor
 from revelio_fast.features.sources import BrokenImageError, ImageItem, ImageSource, SourceError, open_source
+from revelio_fast.features.spec import LayerError, ModelError, ModelSpec
 from revelio_fast.features.to_store import extract_to_store
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "MapStoreError",
     "ModelError",
     "ModelFamily",
+    "ModelSpec",
     "SourceError",
     "extract_maps",
     "extract_to_store",

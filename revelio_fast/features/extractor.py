@@ -11,26 +11,19 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from revelio_fast.features.families import LayerCost, ModelError, ModelFamily, ModelSpec, find_family
+from revelio_fast.features.families import LayerCost, ModelFamily, find_family
 from revelio_fast.features.fixed_shape import FixedShapeForward
 from revelio_fast.features.noise import image_noise
 from revelio_fast.features.prefetch import decoded_groups
-from revelio_fast.features.preprocess import image_to_tensor
+from revelio_fast.features.preprocess import as_pixels
 from revelio_fast.features.ranges import nvtx_range
 from revelio_fast.features.sources import BrokenImageError, ImageSource, open_source
+from revelio_fast.features.spec import ModelError, ModelSpec, checked_dtype, checked_timesteps, refuse_repeats
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Key = tuple[str, int]
-DTYPES = {
-    "fp32": torch.float32,
-    "float32": torch.float32,
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-    "fp16": torch.float16,
-    "float16": torch.float16,
-}
 
 
 class FeatureBatch(NamedTuple):
@@ -128,7 +121,7 @@ class FeatureExtractor:
             )
         if isinstance(layers, str) or not layers:
             raise ModelError(f"layers must be a list of at least one layer name, got {layers!r}.")
-        _refuse_repeats("layers", layers)
+        refuse_repeats("layers", layers)
         if noise_samples < 1:
             raise ModelError(f"noise_samples must be at least 1, got {noise_samples}.")
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -137,14 +130,14 @@ class FeatureExtractor:
             tuple(layers),
             prompt,
             image_size,
-            _dtype(dtype),
+            checked_dtype(dtype),
             chosen,
             seed,
             random_weights,
             revision,
         )
         family = find_family(spec.model, revision)(spec)
-        steps = _checked_timesteps(timesteps, family.num_timesteps)
+        steps = checked_timesteps(timesteps, family.num_timesteps)
         family.load()
         return cls(family, spec, steps, noise_samples)
 
@@ -183,7 +176,7 @@ class FeatureExtractor:
         images : sequence of PIL images, or Tensor
             A tensor is ``[B, 3, image_size, image_size]`` in [-1, 1].
         """
-        return self.family.encode(self._as_pixels(images))
+        return self.family.encode(as_pixels(images, self.image_size))
 
     def extract(
         self,
@@ -207,7 +200,7 @@ class FeatureExtractor:
         dict
             ``{(layer, timestep): [B, C] float32}``, or ``[B, C, H, W]`` in the model's dtype if not `pool`.
         """
-        pixels = self._as_pixels(images)
+        pixels = as_pixels(images, self.image_size)
         ids = list(range(len(pixels))) if image_ids is None else [int(i) for i in image_ids]
         if len(ids) != len(pixels):
             raise ValueError(f"There are {len(pixels)} images but {len(ids)} image_ids.")
@@ -311,49 +304,3 @@ class FeatureExtractor:
         with torch.no_grad():
             maps = self.family.forward(noisy, timesteps)
             return {name: value.float().mean((2, 3)) for name, value in maps.items()}
-
-    def _as_pixels(self, images: Sequence[Image] | Tensor) -> Tensor:
-        if not isinstance(images, Tensor):
-            if not len(images):
-                raise ValueError("There are no images.")
-            return torch.stack([image_to_tensor(image, self.image_size) for image in images])
-        side = self.image_size
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side) or not images.is_floating_point():
-            raise ValueError(
-                f"An image tensor must be floating point of shape [B, 3, {side}, {side}] with values in [-1, 1], "
-                f"got {images.dtype} of shape {list(images.shape)}."
-            )
-        return images
-
-
-def layer_table(
-    model: str | os.PathLike[str], image_size: int | None = None, revision: str | None = None
-) -> list[LayerCost]:
-    """The layers of a model with shapes and costs, from its configuration alone: no weights are read."""
-    spec = ModelSpec(
-        os.fspath(model), (), "", image_size, torch.float32, torch.device("cpu"), 0, False, revision
-    )
-    return find_family(spec.model, revision)(spec).layer_table()
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype or torch.float32
-    if found not in set(DTYPES.values()):
-        raise ModelError(f"dtype must be float32, bf16 or fp16, got {dtype!r}.")
-    return found  # type: ignore[return-value]
-
-
-def _checked_timesteps(timesteps: Sequence[int], count: int) -> tuple[int, ...]:
-    if isinstance(timesteps, int) or not len(timesteps):
-        raise ModelError(f"timesteps must be a list of at least one timestep, got {timesteps!r}.")
-    for timestep in timesteps:
-        if isinstance(timestep, bool) or int(timestep) != timestep or not 0 <= timestep < count:
-            raise ModelError(f"timestep {timestep!r} does not exist: this model has 0 to {count - 1}.")
-    _refuse_repeats("timesteps", timesteps)
-    return tuple(int(timestep) for timestep in timesteps)
-
-
-def _refuse_repeats(name: str, values: Sequence[Any]) -> None:
-    repeated = [value for value in values if list(values).count(value) > 1]
-    if repeated:
-        raise ModelError(f"{name} names {repeated[0]!r} twice.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,20 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from revelio_fast.features.spec import ModelError, ModelSpec
+
 FAMILIES: dict[str, str] = {
     "StableDiffusionPipeline": "revelio_fast.features.stable_diffusion:StableDiffusion",
     "StableDiffusionImg2ImgPipeline": "revelio_fast.features.stable_diffusion:StableDiffusion",
     "StableDiffusionInpaintPipelineLegacy": "revelio_fast.features.stable_diffusion:StableDiffusion",
 }
 """``_class_name`` of model_index.json -> ``"module:class"`` of the `ModelFamily`. A new family adds its line here."""
-
-
-class ModelError(ValueError):
-    """A model cannot be loaded or used as asked; the message says why and what to give instead."""
-
-
-class LayerError(ModelError):
-    """A layer does not exist; the message lists those that do, with their shapes."""
 
 
 class LayerCost(NamedTuple):
@@ -72,6 +67,10 @@ class ModelFamily(ABC):
     latent_shape: tuple[int, int, int]
 
     @abstractmethod
+    def __init__(self, spec: ModelSpec):
+        """Read the configuration and check the layers and the image size."""
+
+    @abstractmethod
     def load(self) -> None:
         """Load the weights that the wanted layers need, truncate the network, embed the prompt."""
 
@@ -94,20 +93,6 @@ class ModelFamily(ABC):
     @abstractmethod
     def forward(self, noisy: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
         """Feature maps ``[B, C, H, W]`` of every wanted layer at `timesteps` ``[B]`` int64, in the model's dtype."""
-
-
-class ModelSpec(NamedTuple):
-    """What an extractor was asked for; see `FeatureExtractor.from_pretrained`."""
-
-    model: str
-    layers: tuple[str, ...]
-    prompt: str
-    image_size: int | None
-    dtype: torch.dtype
-    device: torch.device
-    seed: int
-    random_weights: bool
-    revision: str | None
 
 
 def find_family(model: str, revision: str | None = None) -> type[ModelFamily]:
@@ -170,3 +155,13 @@ def _from_hub(model: str, file: str, revision: str | None) -> Path:
             f"{model!r} is no local folder, and its {file} cannot be fetched from the Hugging Face Hub "
             f"({type(error).__name__}: {first})."
         ) from error
+
+
+def layer_table(
+    model: str | os.PathLike[str], image_size: int | None = None, revision: str | None = None
+) -> list[LayerCost]:
+    """The layers of a model with shapes and costs, from its configuration alone: no weights are read."""
+    spec = ModelSpec(
+        os.fspath(model), (), "", image_size, torch.float32, torch.device("cpu"), 0, False, revision
+    )
+    return find_family(spec.model, revision)(spec).layer_table()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -53,12 +55,22 @@ class MapWriter:
             "about": json.loads(json.dumps(about)),
         }
         folder.mkdir(parents=True, exist_ok=True)
-        self._begin()
+        self._release = weakref.finalize(self, os.close, _lock(folder))
+        try:
+            self._begin()
+        except BaseException:
+            self._release()
+            raise
 
     def _begin(self) -> None:
         path = self.folder / MANIFEST
         if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                found = dict(json.loads(path.read_text(encoding="utf-8")))
+            except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
+                raise MapStoreError(
+                    f"{path} cannot be read as JSON ({error}): delete {self.folder} and extract again."
+                ) from error
             self._check_same(found)
             self._manifest = found
         rows = self._manifest["shape"][0]
@@ -126,7 +138,7 @@ class MapWriter:
                 f"The map of image {int(image_ids[bad[0]])} holds NaN or infinity as {self._dtype}: look at that "
                 "image, or run the model and the store in float32."
             )
-        self._maps.write(memoryview(stored.view(torch.uint8).flatten().numpy()))
+        self._maps.write(stored.flatten().view(torch.uint8).numpy().data)
         self._rows.write(torch.stack([image_ids, labels], dim=1).contiguous().numpy().tobytes())
         self._manifest["shape"][0] += len(image_ids)
         self._unsaved += len(image_ids)
@@ -153,6 +165,7 @@ class MapWriter:
             os.replace(self.folder / (name + UNFINISHED), self.folder / name)
         self._manifest["complete"] = True
         self._record()
+        self._release()
 
     def __enter__(self) -> MapWriter:
         return self
@@ -166,3 +179,17 @@ class MapWriter:
             self.sync()
             self._maps.close()
             self._rows.close()
+            self._release()
+
+
+def _lock(folder: Path) -> int:
+    """An advisory lock on the folder that ends with the process, however that ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise MapStoreError(
+            f"Another process is writing to {folder}: wait for it, or choose another folder."
+        ) from error
+    return descriptor

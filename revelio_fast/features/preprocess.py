@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,3 +59,25 @@ def image_to_tensor(image: Image, size: int) -> Tensor:
     """
     pixels = np.asarray(resize_and_crop(to_rgb(image), size), dtype=np.float32)
     return torch.from_numpy(pixels / 127.5 - 1.0).permute(2, 0, 1).contiguous()
+
+
+def as_pixels(images: Sequence[Image] | Tensor, size: int) -> Tensor:
+    """PIL images preprocessed and stacked, or a tensor of preprocessed ones checked: ``[B, 3, size, size]``.
+
+    Raises
+    ------
+    ValueError
+        If there are no images, or a tensor has another shape or is not floating point.
+    """
+    if not isinstance(images, Tensor):
+        if not len(images):
+            raise ValueError("There are no images.")
+        return torch.stack([image_to_tensor(image, size) for image in images])
+    if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size) or not images.is_floating_point():
+        raise ValueError(
+            f"An image tensor must be floating point of shape [B, 3, {size}, {size}] with values in [-1, 1], "
+            f"got {images.dtype} of shape {list(images.shape)}."
+        )
+    if not len(images):
+        raise ValueError("There are no images.")
+    return images

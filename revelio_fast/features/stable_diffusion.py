@@ -10,15 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from revelio_fast.features import unet_layers
-from revelio_fast.features.families import (
-    LayerCost,
-    LayerError,
-    ModelError,
-    ModelFamily,
-    ModelSpec,
-    read_config,
-)
+from revelio_fast.features.families import LayerCost, ModelFamily, read_config
 from revelio_fast.features.ranges import nvtx_range
+from revelio_fast.features.spec import LayerError, ModelError, ModelSpec
 
 
 class StableDiffusion(ModelFamily):

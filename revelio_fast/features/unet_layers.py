@@ -26,7 +26,7 @@ class PassThrough(nn.Module):
         return hidden_states
 
 
-def layer_paths(unet: nn.Module) -> dict[str, str]:
+def layer_paths(unet: Any) -> dict[str, str]:
     """Layer name -> module path, in the order of computation."""
     paths = {f"down_ft{i}": f"down_blocks.{i}" for i in range(len(unet.down_blocks))}
     if unet.mid_block is not None:
@@ -85,7 +85,7 @@ def stage(path: str) -> tuple[int, int]:
     return {"mid_block": (2, 0)}.get(head, (4, 0) if head in TAIL else (0, 0))
 
 
-def truncate(unet: nn.Module, paths: Sequence[str]) -> None:
+def truncate(unet: Any, paths: Sequence[str]) -> None:
     """Cut off, in place, the blocks after the last of `paths`; what is kept computes the same numbers."""
     part, index = max(stage(path) for path in paths)
     if part == 4:
@@ -102,7 +102,7 @@ def truncate(unet: nn.Module, paths: Sequence[str]) -> None:
         unet.down_blocks = unet.down_blocks[: index + 1 if part == 1 else 0]
 
 
-def parameters_up_to(unet: nn.Module, path: str) -> int:
+def parameters_up_to(unet: Any, path: str) -> int:
     """Parameters a forward uses up to the end of the block that holds `path`."""
     last = stage(path)
     return sum(p.numel() for name, p in unet.named_parameters() if stage(name) <= last)

@@ -69,6 +69,7 @@ def test_what_was_not_synced_is_cut_off(tmp_path: Path) -> None:
     writer.sync()
     writer._maps.write(b"12345")
     writer._maps.flush()
+    del writer
     with MapWriter(tmp_path, (2, 3, 3), torch.float32, {}) as again:
         again.append(torch.ones(1, 2, 3, 3), torch.tensor([9]), torch.tensor([1]))
     store = MapStore.open(tmp_path)
@@ -125,3 +126,14 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
         )
     with pytest.raises(MapStoreError, match=message):
         MapStore.open(folder)
+    if damage in ("truncated", "no json", "other kind", "newer"):
+        with pytest.raises(MapStoreError):
+            MapWriter(folder, (2, 3, 3), torch.float32, {})
+
+
+def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
+    first = write(tmp_path)
+    with pytest.raises(MapStoreError, match="Another process is writing"):
+        MapWriter(tmp_path, (2, 3, 3), torch.float32, {})
+    first.close()
+    MapWriter(tmp_path, (2, 3, 3), torch.float32, {}).close()

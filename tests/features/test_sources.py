@@ -207,7 +207,7 @@ def test_local_parquet_file_and_folder(tmp_path: Path, offline_cache: None) -> N
     assert "test" in open_source(tmp_path, split="test").name
     with pytest.raises(SourceError, match="splits 'test', 'train': there is no 'val'"):
         open_source(tmp_path, split="val")
-    with pytest.raises(SourceError, match="no label column 'species'.*'image', 'label'"):
+    with pytest.raises(SourceError, match=r"no label column 'species'.*'image', 'label'"):
         open_source(tmp_path, label_column="species")
 
 
@@ -235,7 +235,7 @@ def test_a_name_that_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         datasets, "load_dataset", lambda name: (_ for _ in ()).throw(ConnectionError("no network"))
     )
-    with pytest.raises(SourceError, match="neither a file, a folder, 'digits', nor a data set.*no network"):
+    with pytest.raises(SourceError, match=r"neither a file, a folder, 'digits', nor a data set.*no network"):
         open_source("flowers")
 
 

@@ -151,7 +151,7 @@ def test_layer_table_is_ordered_and_complete(tiny_sd: Path) -> None:
     table = layer_table(tiny_sd)
     assert [row.name for row in table] == LAYERS
     shares = [row.compute_share for row in table]
-    assert shares == sorted(shares) and 0 < shares[0] and shares[-1] < 1
+    assert shares == sorted(shares) and shares[0] > 0 and shares[-1] < 1
     assert [row.parameters for row in table] == sorted(row.parameters for row in table)
     extractor = FeatureExtractor.from_pretrained(tiny_sd, ["bottleneck"], [0])
     kept = sum(p.numel() for p in extractor.family._unet.parameters())
@@ -224,7 +224,7 @@ def test_an_unknown_family_and_no_model(copy_of_sd: Path, tmp_path: Path) -> Non
     index = copy_of_sd / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "FluxPipeline"}))
     with pytest.raises(
-        ModelError, match="is a FluxPipeline; the families known here read .*StableDiffusionPipeline"
+        ModelError, match=r"is a FluxPipeline; the families known here read .*StableDiffusionPipeline"
     ):
         FeatureExtractor.from_pretrained(copy_of_sd, ["bottleneck"], [25])
     with pytest.raises(ModelError, match=r"has no model_index\.json"):

@@ -56,9 +56,9 @@ def open_source(
     """
     if limit is not None and limit < 1:
         raise SourceError(f"limit must be at least 1, got {limit}.")
-    known = isinstance(spec, ImageSource)
-    source = spec if known else _open(os.fspath(spec), split, image_column, label_column)
-    return source if limit is None else source.limited(limit)
+    if not isinstance(spec, ImageSource):
+        spec = _open(os.fspath(spec), split, image_column, label_column)
+    return spec if limit is None else spec.limited(limit)
 
 
 def _open(spec: str, split: str | None, image_column: str | None, label_column: str | None) -> ImageSource:

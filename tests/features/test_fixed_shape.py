@@ -1,0 +1,42 @@
+"""The fixed-shape forward: plain on the CPU; on a GPU the captured graph gives what the eager run gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from revelio_fast.features import FeatureExtractor
+from revelio_fast.features.fixed_shape import FixedShapeForward
+from tests.features.conftest import picture
+
+
+def test_on_the_cpu_the_function_itself_is_called() -> None:
+    calls = []
+
+    def function(noisy: torch.Tensor, timesteps: torch.Tensor) -> dict[str, torch.Tensor]:
+        calls.append((noisy, timesteps))
+        return {"sum": noisy.sum() + timesteps.sum()}
+
+    forward = FixedShapeForward(function, torch.device("cpu"))
+    noisy, timesteps = torch.ones(2, 3), torch.tensor([4, 5])
+    assert forward(noisy, timesteps)["sum"] == 15
+    assert calls[0][0] is noisy and calls[0][1] is timesteps
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("pool", [True, False])
+def test_a_captured_graph_equals_the_eager_run(tiny_sd: Path, pool: bool) -> None:
+    captured, eager = (
+        FeatureExtractor.from_pretrained(tiny_sd, ["bottleneck", "up_ft1"], [25, 200], device="cuda")
+        for _ in range(2)
+    )
+    eager._pooled._capture = eager._maps._capture = False
+    first = [picture(i) for i in range(4)]
+    second = [picture(i) for i in range(4, 8)]
+    kept = captured.extract(first, pool=pool)
+    for images, found in ((second, captured.extract(second, pool=pool)), (first, kept)):
+        for key, expected in eager.extract(images, pool=pool).items():
+            torch.testing.assert_close(found[key], expected)
