@@ -35,10 +35,16 @@ def _against_chance(summary: RunSummary) -> list[str]:
         f"Purest by majority share: {best.layer} at t={best.timestep}, {best.purity.majority_share:.1%} of the top "
         f"{best.purity.top_images} images share a label, by chance {best.purity.chance['majority_share']:.1%}."
     )
-    sentences += [
-        f"{run.layer} t={run.timestep}: {run.purity.note}" for run in judged if run.purity and run.purity.note
-    ]
-    return sentences
+    return sentences + _purity_notes(judged)
+
+
+def _purity_notes(judged: list[LayerRun]) -> list[str]:
+    """What the purity results remark, each remark once with the runs it is about."""
+    runs: dict[str, list[str]] = {}
+    for run in judged:
+        if run.purity and run.purity.note:
+            runs.setdefault(run.purity.note, []).append(f"{run.layer} t={run.timestep}")
+    return [f"{', '.join(where)}: {note}" for note, where in runs.items()]
 
 
 def _rivals(summary: RunSummary, baseline: Baseline) -> list[LayerRun]:

@@ -177,7 +177,8 @@ class ActivationStore:
         return Rows(self._gather_features(rows), self.image_ids[rows], self.labels[rows])
 
     def _gather_features(self, rows: Tensor) -> Tensor:
-        for held in self._held.values():
+        held = self._exactly_held()
+        if held is not None:
             return held[rows].float()
         out = torch.empty(len(rows), self.d)
         shards = torch.searchsorted(self._starts, rows, right=True) - 1
@@ -235,7 +236,7 @@ class ActivationStore:
     def _shuffled(
         self, size: int, seed: int, per_epoch: int, epochs: int | None, start: int
     ) -> Iterator[Rows]:
-        if self._fits_in_memory() and not self._held:
+        if self._exactly_held() is None and self._fits_in_memory():
             self.features(dtype=None)
         epoch, first = divmod(start, per_epoch)
         while epochs is None or epoch < epochs:
@@ -244,10 +245,13 @@ class ActivationStore:
                 yield self.gather(order[batch * size : (batch + 1) * size])
             epoch, first = epoch + 1, 0
 
+    def _exactly_held(self) -> Tensor | None:
+        """The features in memory, if they are there in a type that loses nothing."""
+        return self._held.get(self.dtype, self._held.get(torch.float32))
+
     def _fits_in_memory(self) -> bool:
-        """Whether the stored features take at most half of the memory that is free now."""
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return self.rows * self.d * self.dtype.itemsize <= free // 2
+        """Whether the stored features take at most half of the memory that is available now."""
+        return self.rows * self.d * self.dtype.itemsize <= _available_memory() // 2
 
     def sorted_by_id(self) -> Rows:
         """All rows in rising order of image id, in memory, features float32."""
@@ -271,6 +275,15 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
         raise ValueError(f"seed must not be negative, got {seed}.")
     state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+def _available_memory() -> int:
+    """Bytes that can be used without swapping, the page cache included where the system tells."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _positive(name: str, value: int) -> None:

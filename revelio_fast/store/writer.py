@@ -276,9 +276,12 @@ def _lock(path: Path) -> int:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(descriptor)
         raise StoreError(
             f"Another process is writing to {path}: wait for it, or choose another folder."
         ) from error
+    except OSError:
+        # Some network file systems know no locks; writing there works all the same, only unguarded.
+        return descriptor
     return descriptor

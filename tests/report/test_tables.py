@@ -90,7 +90,8 @@ def test_findings_say_which_runs_are_not_above_chance(summary):
         in text
     )
     assert "Purest by majority share: up_ft1 at t=25" in text
-    assert "Only 40 of the 1000 latents" in text
+    runs = "bottleneck t=25, bottleneck t=200, up_ft1 t=25, up_ft1 t=200"
+    assert f"{runs}: Only 40 of the 1000 latents" in text and text.count("Only 40") == 1
 
 
 def test_findings_say_when_a_baseline_wins(summary):

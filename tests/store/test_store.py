@@ -126,6 +126,15 @@ def test_batches_differ_by_seed_and_are_endless(tmp_path):
     assert len([next(endless) for _ in range(5)]) == 5
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
+def test_batches_do_not_take_a_rounded_copy_that_someone_asked_for(tmp_path, stored):
+    features = torch.randn(9, 4).to(stored)
+    store = ActivationStore.from_tensors(tmp_path / "s", features)
+    store.features(dtype=torch.bfloat16)
+    rows, ids, _ = next(store.batches(9, seed=0))
+    assert torch.equal(rows, features[ids].float())
+
+
 def test_blocks_are_in_stored_order_across_shards(tmp_path):
     features = torch.randn(23, 4)
     store = ActivationStore.from_tensors(tmp_path / "s", features, torch.arange(23).flip(0), shard_rows=5)
