@@ -1,0 +1,1 @@
+"""Examples: scripts a user can run from the repository's root, each with `python -m examples.<name>`."""

@@ -1,0 +1,110 @@
+"""One training step, two ways: `fused_step` on the ops' single sweep, `autograd_step` on torch.optim.Adam."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from revelio_fast import ops
+from revelio_fast.ksae.config import KSAEConfig
+from revelio_fast.ksae.model import fvu
+from revelio_fast.ksae.state import TrainingState
+
+
+class StepResult(NamedTuple):
+    """What a step reports: code of the batch (without auxiliary slots), FVU before the update, auxiliary loss."""
+
+    code: ops.Code
+    fvu: Tensor
+    aux_loss: Tensor
+
+
+def take_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Tensor) -> StepResult:
+    """Train on the batch `x` ``[B, d]``; `dead` lists the latents the AuxK loss may use. Updates `state` in place."""
+    number = state.step + 1
+    if config.semantics == "official":
+        with torch.no_grad():
+            state.rows.W_dec.div_(state.rows.W_dec.norm(dim=1, keepdim=True))
+    step = fused_step if config.engine == "fused" else autograd_step
+    result = step(state, x, config, dead, number)
+    state.step = number
+    return result
+
+
+@torch.no_grad()
+def fused_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Tensor, number: int) -> StepResult:
+    """Encode, decode, loss gradient, then gradients, projection, Adam and unit norm in one sweep."""
+    rows, sae = state.rows, state.sae
+    code = ops.topk_encode(x, rows.W_enc, rows.b_enc, rows.b_pre, sae.k, relu=sae.relu, precision=config.precision)
+    residual = ops.sparse_decode(code, rows.W_dec, rows.b_pre) - x
+    variance = (x - x.mean(0)).square().sum().clamp_min(torch.finfo(x.dtype).tiny)
+    loss = residual.square().sum() / variance
+    both, grad_aux, aux_loss = code, None, x.new_zeros(())
+    if len(dead):
+        aux = _aux_code(x, rows, dead, config, sae.relu)
+        error = ops.sparse_decode(aux, rows.W_dec, torch.zeros_like(rows.b_pre)) + residual
+        scale = residual.square().sum().clamp_min(torch.finfo(x.dtype).tiny)
+        aux_loss = error.square().sum() / scale
+        grad_aux = error * (2 * config.aux_coefficient / scale)
+        both = ops.Code(torch.cat([code.values, aux.values], 1), torch.cat([code.indices, aux.indices], 1))
+    ops.adam_unit_norm_step_(
+        rows,
+        x,
+        both,
+        residual * (2 / variance),
+        step=number,
+        lr=config.lr_at(number),
+        relu=sae.relu,
+        unit_norm=config.semantics == "paper",
+        grad_aux=grad_aux,
+        k_aux=both.values.shape[1] - sae.k,
+    )
+    return StepResult(code, loss, aux_loss)
+
+
+def autograd_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Tensor, number: int) -> StepResult:
+    """The same by backward() through the differentiable ops and torch.optim.Adam."""
+    rows, sae = state.rows, state.sae
+    parameters = [sae.W_enc, sae.W_dec, sae.b_enc, sae.b_pre]
+    code = sae.encode(x, precision=config.precision)
+    x_hat = sae.decode(code)
+    loss, aux_loss = fvu(x, x_hat), x.new_zeros(())
+    if len(dead):
+        live = rows._replace(W_enc=sae.W_enc, b_enc=sae.b_enc, b_pre=sae.b_pre)
+        aux = _aux_code(x, live, dead, config, sae.relu)
+        missing = (x - x_hat).detach()
+        error = ops.sparse_decode(aux, sae.W_dec, torch.zeros_like(rows.b_pre)) - missing
+        aux_loss = error.square().sum() / missing.square().sum().clamp_min(torch.finfo(x.dtype).tiny)
+    for parameter in parameters:
+        parameter.grad = None
+    (loss + config.aux_coefficient * aux_loss).backward()
+    optimiser = torch.optim.Adam(parameters, lr=config.lr_at(number))
+    moments = [
+        (rows.m_enc, rows.v_enc),
+        (rows.m_dec, rows.v_dec),
+        (rows.m_b_enc, rows.v_b_enc),
+        (rows.m_b_pre, rows.v_b_pre),
+    ]
+    for parameter, (mean, square) in zip(parameters, moments, strict=True):
+        optimiser.state[parameter] = {"step": torch.tensor(float(number - 1)), "exp_avg": mean, "exp_avg_sq": square}
+    with torch.no_grad():
+        grad, W_dec = sae.W_dec.grad, sae.W_dec
+        grad -= (grad * W_dec).sum(1, keepdim=True) * W_dec
+        optimiser.step()
+        if config.semantics == "paper":
+            W_dec /= W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    for parameter in parameters:
+        parameter.grad = None
+    detached = ops.Code(code.values.detach(), code.indices)
+    return StepResult(detached, loss.detach(), aux_loss.detach())
+
+
+def _aux_code(x: Tensor, rows: ops.AdamRows, dead: Tensor, config: KSAEConfig, relu: bool) -> ops.Code:
+    """The strongest `aux_k` of the dead latents, in the numbering of all latents."""
+    count = min(config.aux_k, len(dead))
+    code = ops.topk_encode(
+        x, rows.W_enc[dead], rows.b_enc[dead], rows.b_pre, count, relu=relu, precision=config.precision
+    )
+    return ops.Code(code.values, dead[code.indices])

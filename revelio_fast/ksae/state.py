@@ -1,0 +1,97 @@
+"""Everything a training run is: parameters, Adam moments, counters, history; and its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from revelio_fast.atomic import atomic_path
+from revelio_fast.ksae.config import KSAEConfig
+from revelio_fast.ksae.model import KSparseAutoencoder
+from revelio_fast.ops import AdamRows
+
+GENERATIONS = 2
+# Fields that may differ between the first and a later part of one run: they do not change its numbers so far.
+FREE = {"steps", "checkpoint_every", "log_every", "eval_every"}
+
+
+class TrainingState:
+    """Parameters and moments as `AdamRows` (shared with the model), and what else must survive a kill."""
+
+    def __init__(self, sae: KSparseAutoencoder) -> None:
+        self.sae = sae
+        self.rows = AdamRows.start(sae.W_enc.data, sae.W_dec.data, sae.b_enc.data, sae.b_pre.data)
+        self.step = 0
+        self.rows_since_active = torch.zeros(sae.n_latents, dtype=torch.int64)
+        self.history: list[dict[str, float]] = []
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        return {**self.rows._asdict(), "rows_since_active": self.rows_since_active}
+
+
+def save_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig) -> None:
+    """Write ``step-########.safetensors`` whole or not at all, and drop all but the newest two."""
+    about = {
+        "step": state.step,
+        "config": dataclasses.asdict(config),
+        "history": state.history,
+    }
+    with atomic_path(folder / f"step-{state.step:08d}.safetensors") as temporary:
+        save_file(state.tensors(), temporary, metadata={"training": json.dumps(about)})
+    for old in sorted(folder.glob("step-*.safetensors"))[:-GENERATIONS]:
+        old.unlink()
+    for left in folder.glob(".step-*.tmp"):  # of a run killed while it wrote
+        left.unlink()
+
+
+def load_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig) -> bool:
+    """Continue from the newest readable checkpoint in `folder`; False if there is none.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoints belong to a run with other settings or features of another width.
+    """
+    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})["training"])
+                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, ValueError):
+            continue  # the older generation takes over
+        _same_run(path, about["config"], config)
+        for name, tensor in state.tensors().items():
+            if saved[name].shape != tensor.shape:
+                raise ValueError(
+                    f"{path} belongs to a k-SAE whose {name} has shape {list(saved[name].shape)}, the data needs "
+                    f"{list(tensor.shape)}: choose another out_dir, or remove {folder}"
+                )
+            tensor.copy_(saved[name])
+        state.step, state.history = about["step"], about["history"]
+        return True
+    return False
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the folder once the final model is safe."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _same_run(path: Path, saved: dict[str, Any], config: KSAEConfig) -> None:
+    mine = dataclasses.asdict(config)
+    other = [name for name in mine if name not in FREE and saved.get(name) != mine[name]]
+    if other:
+        name = other[0]
+        raise ValueError(
+            f"{path} was written with {name}={saved.get(name)!r}, this run asks for {mine[name]!r}: "
+            f"use the same settings to continue, another out_dir to start anew, or remove {path.parent}"
+        )

@@ -1,0 +1,40 @@
+"""What is measured of a k-SAE in training: activity of the latents, held-out FVU, the authors' dense statistics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from revelio_fast.ksae.model import KSparseAutoencoder
+from revelio_fast.ksae.state import TrainingState
+from revelio_fast.ops import Code
+
+ROWS_PER_BLOCK = 4096
+
+
+def note_activity(state: TrainingState, code: Code) -> float:
+    """Count rows since each latent was last active (a nonzero value in a code); return the batch's mean L0."""
+    active = code.values != 0
+    state.rows_since_active += code.values.shape[0]
+    state.rows_since_active[code.indices[active]] = 0
+    return active.sum().item() / max(1, code.values.shape[0])
+
+
+@torch.no_grad()
+def held_out_fvu(sae: KSparseAutoencoder, features: Tensor) -> float:
+    """Squared error over all given rows, divided by their squared distance from their mean."""
+    mean, error, total = features.mean(0), 0.0, 0.0
+    for x in features.split(ROWS_PER_BLOCK):
+        error += (sae.decode(sae.encode(x)) - x).double().square().sum().item()
+        total += (x - mean).double().square().sum().item()
+    return error / max(total, 1e-300)
+
+
+@torch.no_grad()
+def official_statistics(sae: KSparseAutoencoder, x: Tensor) -> dict[str, float]:
+    """The authors' ``l0`` and ``dead_features``, of ReLU'd pre-activations *before* the top k: about n / 2 and 0."""
+    centred, active = x - sae.b_pre, torch.zeros(sae.n_latents, dtype=torch.int64)
+    for rows in centred.split(max(1, 2**26 // sae.n_latents)):
+        active += (torch.addmm(sae.b_enc, rows, sae.W_enc.T) > 0).sum(0)
+    share = active.double() / x.shape[0]
+    return {"official_l0": share.sum().item(), "official_dead": float((share < 1e-6).sum())}

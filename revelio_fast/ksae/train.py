@@ -1,0 +1,163 @@
+"""`train_ksae`: the training loop, its logging, checkpoints and final files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
+from revelio_fast.ksae.config import KSAEConfig
+from revelio_fast.ksae.engines import take_step
+from revelio_fast.ksae.model import KSparseAutoencoder
+from revelio_fast.ksae.rows import StoreLike, TrainingRows, checked_validation
+from revelio_fast.ksae.state import TrainingState, load_checkpoint, save_checkpoint
+from revelio_fast.ksae.statistics import held_out_fvu, note_activity, official_statistics
+
+
+@dataclass
+class KSAEResult:
+    """A trained k-SAE and how it got there.
+
+    Attributes
+    ----------
+    sae : KSparseAutoencoder
+    history : dict of str to list of float
+        Columns ``step, lr, fvu, l0, dead, aux_loss, holdout_fvu`` (NaN where not measured), one entry per logged step;
+        ``official_l0`` and ``official_dead`` with official semantics. `fvu` is that of the batch before its update.
+    metrics : dict of str to float
+        Final ``fvu`` (mean of the last 10 logged), ``holdout_fvu``, ``l0``, ``dead``, ``steps``, ``rows_seen``, and
+        ``seconds`` of this call (not written to disk, so that equal runs leave equal files).
+    """
+
+    sae: KSparseAutoencoder
+    history: dict[str, list[float]]
+    metrics: dict[str, float]
+
+
+def train_ksae(
+    data: StoreLike | Tensor,
+    config: KSAEConfig | None = None,
+    *,
+    out_dir: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    validation: StoreLike | Tensor | None = None,
+) -> KSAEResult:
+    """Train a k-SAE on pooled features.
+
+    Parameters
+    ----------
+    data : ActivationStore or Tensor
+        Features ``[N, d]``; held in memory once, as float32.
+    config : KSAEConfig, optional
+        Defaults are the paper's.
+    out_dir : path, optional
+        Receives ``model/``, ``history.csv``, ``metrics.json`` and, during the run, ``checkpoint/``. A run that was
+        killed goes on from its last checkpoint and ends with the same files, bit for bit; a finished one is read back.
+    progress : bool
+        Show a progress bar with FVU, L0 and dead latents.
+    validation : ActivationStore or Tensor, optional
+        Rows for the held-out FVU, instead of a share of `data`.
+
+    Returns
+    -------
+    KSAEResult
+
+    Raises
+    ------
+    ValueError
+        For NaN or infinite features, a width that does not fit, k larger than the number of latents, or an `out_dir`
+        that belongs to a run with other settings.
+    """
+    config, started = config or KSAEConfig(), time.perf_counter()
+    official = config.semantics == "official"
+    holdout = 0.0 if validation is not None else config.holdout
+    rows = TrainingRows(data, config.batch_size, config.seed, holdout, keep_short=official)
+    held_out = checked_validation(validation, rows.d) if validation is not None else rows.held_out_features()
+    state = _initial_state(rows, config)
+    folder = Path(out_dir) if out_dir is not None else None
+    if folder is not None:
+        load_checkpoint(folder / "checkpoint", state, config)
+    dead_after = config.dead_after or min(10_000_000, max(10 * rows.batch_size, 2 * len(rows.training)))
+    with tqdm(total=config.steps, initial=state.step, desc="k-SAE", disable=not progress, unit="step") as bar:
+        while state.step < config.steps:
+            x = rows.batch(state.step)
+            dead = (state.rows_since_active >= dead_after).nonzero().flatten() if config.aux_k else _NONE
+            result = take_step(state, x, config, dead)
+            l0 = note_activity(state, result.code)
+            last = state.step == config.steps
+            if last or state.step == 1 or state.step % config.log_every == 0:
+                entry = {
+                    "step": state.step,
+                    "lr": config.lr_at(state.step),
+                    "fvu": result.fvu.item(),
+                    "l0": l0,
+                    "dead": int((state.rows_since_active >= dead_after).sum()),
+                    "aux_loss": result.aux_loss.item(),
+                    "holdout_fvu": float("nan"),
+                }
+                if official:
+                    entry |= official_statistics(state.sae, x)
+                if held_out is not None and (last or state.step % config.eval_every == 0):
+                    entry["holdout_fvu"] = held_out_fvu(state.sae, held_out)
+                state.history.append(entry)
+                bar.set_postfix(fvu=f"{entry['fvu']:.4f}", l0=f"{l0:.1f}", dead=entry["dead"], refresh=False)
+            if folder is not None and (last or state.step % config.checkpoint_every == 0):
+                save_checkpoint(folder / "checkpoint", state, config)
+            bar.update()
+    metrics = _metrics(state, rows)
+    if folder is not None:
+        _write(folder, state, metrics, config)
+    history = {name: [entry[name] for entry in state.history] for name in state.history[0]}
+    return KSAEResult(state.sae, history, metrics | {"seconds": time.perf_counter() - started})
+
+
+_NONE = torch.empty(0, dtype=torch.int64)
+
+
+def _initial_state(rows: TrainingRows, config: KSAEConfig) -> TrainingState:
+    """Seeded weights, and b_pre as the mean of the data (authors: of the first batch)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        sae = KSparseAutoencoder(rows.d, k=config.k, n_latents=config.latents(rows.d), relu=config.relu)
+        if config.semantics == "official":
+            sae.initialise_as_authors()
+    mean = rows.batch(0).mean(0) if config.semantics == "official" else rows.features[rows.training].mean(0)
+    sae.b_pre.data.copy_(mean)
+    return TrainingState(sae)
+
+
+def _metrics(state: TrainingState, rows: TrainingRows) -> dict[str, float]:
+    last = state.history[-10:]
+    return {
+        "fvu": sum(entry["fvu"] for entry in last) / len(last),
+        "holdout_fvu": state.history[-1]["holdout_fvu"],
+        "l0": state.history[-1]["l0"],
+        "dead": state.history[-1]["dead"],
+        "steps": state.step,
+        "rows_seen": sum(_rows_of(rows, step) for step in range(state.step)),
+    }
+
+
+def _rows_of(rows: TrainingRows, step: int) -> int:
+    place = step % rows.batches_per_epoch
+    return min(rows.batch_size, len(rows.training) - place * rows.batch_size)
+
+
+def _write(folder: Path, state: TrainingState, metrics: dict[str, float], config: KSAEConfig) -> None:
+    state.sae.save_pretrained(folder / "model")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(state.history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(state.history)
+    atomic_write_bytes(folder / "history.csv", text.getvalue().encode())
+    known = {name: None if value != value else value for name, value in metrics.items()}  # NaN is not JSON
+    atomic_write_json(folder / "metrics.json", {"metrics": known, "config": dataclasses.asdict(config)})
