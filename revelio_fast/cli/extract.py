@@ -1,0 +1,75 @@
+"""The command `extract`: features or maps of a model's layers for a collection of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from revelio_fast.cli.errors import comma_list, number_list
+
+
+def extract(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of class folders, CSV, parquet, Hugging Face data set id, or 'digits'.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Output folder: OUT/<layer>/t<timestep>/.")],
+    model: Annotated[str, typer.Option(help="'mini-sd', a folder in diffusers format, or a Hub id.")] = "mini-sd",
+    layers: Annotated[str, typer.Option(help="Layer names, comma-separated.")] = "bottleneck,up_ft0,up_ft1,up_ft2",
+    timesteps: Annotated[str, typer.Option(help="Timesteps, comma-separated.")] = "25",
+    maps: Annotated[bool, typer.Option("--maps", help="Keep full feature maps (for train-diffc).")] = False,
+    prompt: Annotated[str, typer.Option(help="One prompt for all images.")] = "",
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels; the model's own by default.")] = None,
+    dtype: Annotated[Literal["float32", "bf16", "fp16"], typer.Option(help="Of the weights.")] = "float32",
+    store_dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the files; float32 by default, bfloat16 for maps.", show_default=False),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of a forward pass.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    noise_samples: Annotated[int, typer.Option(min=1, help="Average over so many draws of the noise.")] = 1,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Fresh weights: the baseline.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the source.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use this many images, spread evenly.")] = None,
+    image_column: Annotated[str | None, typer.Option()] = None,
+    label_column: Annotated[str | None, typer.Option()] = None,
+    on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What a broken image does.")] = "stop",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Extract pooled features (or full maps) of several layers and timesteps; continues after a kill."""
+    import torch
+
+    from revelio_fast.features import FeatureExtractor, extract_maps, extract_to_store, open_source
+    from revelio_fast.pipeline import model_path
+
+    wanted_layers, wanted_steps = comma_list(layers, "--layers"), number_list(timesteps, "--timesteps")
+    images = open_source(source, split=split, image_column=image_column, label_column=label_column, limit=limit)
+    extractor = FeatureExtractor.from_pretrained(
+        model_path(model),
+        wanted_layers,
+        wanted_steps,
+        prompt,
+        image_size=image_size,
+        dtype=dtype,
+        seed=seed,
+        noise_samples=noise_samples,
+        revision=revision,
+        random_weights=random_weights,
+    )
+    shared: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "progress": not quiet}
+    if maps:
+        kept = getattr(torch, store_dtype or "bfloat16")
+        for key, map_store in extract_maps(extractor, images, out, store_dtype=kept, **shared).items():
+            shape = list(map_store.maps.shape[1:])
+            typer.echo(f"{map_store.path}: {len(map_store)} maps {shape} ({key[0]}, t={key[1]})")
+    else:
+        kept = getattr(torch, store_dtype or "float32")
+        for key, store in extract_to_store(extractor, images, out, store_dtype=kept, **shared).items():
+            typer.echo(f"{store.path}: {store.rows} features of width {store.d} ({key[0]}, t={key[1]})")
+    if extractor.skipped:
+        typer.echo(f"{len(extractor.skipped)} broken images were skipped: see {out / 'skipped.csv'}")

@@ -1,0 +1,170 @@
+"""The settings of a run, section by section, as pydantic models; the defaults are the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+
+from revelio_fast.diffc import DiffCConfig
+from revelio_fast.ksae import KSAEConfig
+
+MINI_SD = "mini-sd"
+
+
+class Section(BaseModel):
+    """A part of the configuration in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class SourceSection(Section):
+    """Where the images come from."""
+
+    spec: str = Field(description="folder, CSV, parquet file or folder, Hugging Face data set id, or 'digits'")
+    split: str | None = Field(default=None, description="split the k-SAE and Diff-C learn from; everything by default")
+    test_split: str | None = Field(default=None, description="split for test accuracies; a share of `split` by default")
+    test_share: float = Field(default=0.2, gt=0, lt=1, description="share held out without a test_split")
+    image_column: str | None = None
+    label_column: str | None = None
+    limit: int | None = Field(default=None, ge=1, description="use this many images, spread evenly over the source")
+    test_limit: int | None = Field(default=None, ge=1)
+    image_size: int | None = Field(default=None, ge=8, description="side in pixels; the model's own by default")
+    on_error: Literal["stop", "skip"] = "stop"
+
+
+def _fields_of(config: type) -> dict[str, Any]:
+    """The fields of a settings dataclass, as pydantic wants them: name -> (type, default)."""
+    types = get_type_hints(config)
+    return {each.name: (types[each.name], each.default) for each in fields(config)}
+
+
+class _SAEBase(Section):
+    @model_validator(mode="after")
+    def _possible(self) -> _SAEBase:
+        KSAEConfig(**self.model_dump())
+        return self
+
+    def build(self, seed: int) -> KSAEConfig:
+        """The trainer's settings; the run's seed is used unless this section gives one."""
+        values = self.model_dump()
+        if "seed" not in self.model_fields_set:
+            values["seed"] = seed
+        return KSAEConfig(**values)
+
+
+class _DiffCBase(Section):
+    enabled: bool = True
+    layers: tuple[str, ...] | None = Field(default=None, description="a selection of the run's; all by default")
+    timesteps: tuple[int, ...] | None = Field(default=None, description="a selection of the run's; all by default")
+    baselines: bool = Field(default=True, description="train it also on what the section `baselines` names")
+    map_dtype: Literal["float32", "bfloat16", "float16"] = Field(default="bfloat16", description="of the cached maps")
+
+    @model_validator(mode="after")
+    def _possible(self) -> _DiffCBase:
+        self.build(0)
+        return self
+
+    def build(self, seed: int) -> DiffCConfig:
+        """The trainer's settings; the run's seed is used unless this section gives one."""
+        own = ("enabled", "layers", "timesteps", "baselines", "map_dtype")
+        values = self.model_dump(exclude=set(own))
+        if "seed" not in self.model_fields_set:
+            values["seed"] = seed
+        return DiffCConfig(**values)
+
+
+if TYPE_CHECKING:
+    SAESection = _SAEBase
+    DiffCSection = _DiffCBase
+else:
+    # The trainers' settings are defined once, in their dataclasses; the sections copy their fields and defaults.
+    SAESection = create_model(
+        "SAESection", __base__=_SAEBase, __doc__="The k-SAE and its training.", **_fields_of(KSAEConfig)
+    )
+    DiffCSection = create_model(
+        "DiffCSection", __base__=_DiffCBase, __doc__="Diff-C and its training.", **_fields_of(DiffCConfig)
+    )
+
+
+class PuritySection(Section):
+    """Top images and label purity."""
+
+    kept: int = Field(default=20, ge=2, description="top images kept of each latent")
+    top_images: int = Field(default=10, ge=2)
+    top_latents: int = Field(default=1000, ge=1)
+    ranking: Literal["paper", "frequency", "max"] = "paper"
+    permutations: int = Field(default=500, ge=1, description="label shuffles that give the chance level")
+    bootstrap: int = Field(default=1000, ge=1)
+
+    @model_validator(mode="after")
+    def _enough_kept(self) -> PuritySection:
+        if self.kept < self.top_images:
+            raise ValueError(
+                f"kept is {self.kept}, but purity looks at top_images = {self.top_images}: keep at least those"
+            )
+        return self
+
+
+class BaselineSection(Section):
+    """What every figure is reported beside."""
+
+    random_weights: bool = Field(default=True, description="the same network, freshly initialised")
+    raw_pixels: bool = True
+    vae_latents: bool = True
+    sae: bool = Field(default=True, description="a k-SAE on each baseline, for its purity")
+    pixel_size: int = Field(default=32, ge=1, description="side that raw pixels are scaled to")
+    max_features: int = Field(default=4096, ge=16, description="largest width of the VAE latents as a vector")
+
+
+class ReportSection(Section):
+    """What the report shows."""
+
+    title: str | None = None
+    sheets: int = Field(default=5, ge=0, description="contact sheets for each layer and timestep; 0: none")
+    sheet_images: int = Field(default=10, ge=1)
+
+
+class RunConfig(Section):
+    """Everything a run is made from; see the sections."""
+
+    model: str = Field(default=MINI_SD, description="'mini-sd' (embedded), a folder in diffusers format, or a Hub id")
+    revision: str | None = None
+    source: SourceSection
+    layers: tuple[str, ...] = ("bottleneck", "up_ft0", "up_ft1", "up_ft2")
+    timesteps: tuple[int, ...] = (25, 200)
+    prompt: str = ""
+    seed: int = Field(default=0, ge=0, description="noise, weights, order, hold-out")
+    noise_samples: int = Field(default=1, ge=1)
+    dtype: Literal["float32", "bf16", "fp16"] = "float32"
+    batch_size: int = Field(default=8, ge=1, description="images of a forward pass")
+    store_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    sae: SAESection = SAESection()
+    purity: PuritySection = PuritySection()
+    probe: bool = Field(default=True, description="linear probes on the pooled features")
+    baselines: BaselineSection = BaselineSection()
+    diffc: DiffCSection = DiffCSection()
+    report: ReportSection = ReportSection()
+    out_dir: str = "revelio-run"
+
+    @field_validator("layers", "timesteps")
+    @classmethod
+    def _some_and_distinct(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not value:
+            raise ValueError("the list is empty: name at least one")
+        repeated = [each for each in value if value.count(each) > 1]
+        if repeated:
+            raise ValueError(f"{repeated[0]!r} is named twice")
+        return value
+
+    @model_validator(mode="after")
+    def _selections(self) -> RunConfig:
+        for name, chosen, run in (
+            ("layers", self.diffc.layers, self.layers),
+            ("timesteps", self.diffc.timesteps, self.timesteps),
+        ):
+            for each in chosen or ():
+                if each not in run:
+                    raise ValueError(f"diffc.{name} names {each!r}, which is not among the run's {name}: {list(run)}")
+        return self

@@ -1,0 +1,215 @@
+"""The extraction stages: pooled features and feature maps of the model, of random weights, and of raw inputs."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from revelio_fast.concepts import flat_features, pixel_features
+from revelio_fast.config import RunConfig
+from revelio_fast.features import (
+    BrokenImageError,
+    FeatureExtractor,
+    ImageItem,
+    ImageSource,
+    MapStore,
+    extract_maps,
+    extract_to_store,
+)
+from revelio_fast.features.to_store import layer_folder
+from revelio_fast.pipeline.inputs import Images, model_key, model_path
+from revelio_fast.pipeline.stages import Stage, Stages
+from revelio_fast.store import ActivationStore
+
+Key = tuple[str, int]
+HALVES = ("train", "test")
+MODEL, RANDOM, PIXELS, LATENTS = "model", "random weights", "raw pixels", "VAE latents"
+
+
+class Extraction:
+    """All extraction stages of a run; a network is loaded only when one of its stages is not done yet.
+
+    Parameters
+    ----------
+    config : RunConfig
+    images : Images
+    stages : Stages
+    progress : bool
+        Show progress bars.
+    """
+
+    def __init__(self, config: RunConfig, images: Images, stages: Stages, progress: bool) -> None:
+        self.config = config
+        self.images = images
+        self.stages = stages
+        self.progress = progress
+        self._model = model_key(config.model, config.revision)
+
+    def pooled(self, which: str) -> dict[str, Stage]:
+        """Pooled features of every layer and timestep, by half; `which` is the model or random weights."""
+        return self._extract(which, "features", self.config.layers, self.config.timesteps, self.config.store_dtype)
+
+    def maps(self, which: str, layers: Sequence[str], timesteps: Sequence[int]) -> dict[str, Stage]:
+        """Feature maps of some layers and timesteps, by half."""
+        return self._extract(which, "maps", layers, timesteps, self.config.diffc.map_dtype)
+
+    def raw(self, which: str) -> dict[str, Stage]:
+        """Raw pixels or VAE latents, by half: flattened into a store, and as maps in a tensor file."""
+        found = {}
+        inputs: dict[str, Any] = {"images": self.images.key, "which": which}
+        if which == PIXELS:
+            inputs["pixel_size"] = self.config.baselines.pixel_size
+        else:
+            inputs |= {"image_size": self.config.source.image_size, "model": self._model, "dtype": self.config.dtype}
+            inputs["max_features"] = self.config.baselines.max_features
+        for half, source in self._halves():
+            name = f"{which}, {half}ing images" if half == "train" else f"{which}, {half} images"
+            found[half] = self.stages.run(
+                name,
+                f"features/{which.replace(' ', '-').lower()}-{half}",
+                {**inputs, "half": half},
+                lambda folder, source=source: self._write_raw(which, source, folder),  # type: ignore[misc]
+            )
+        return found
+
+    def _halves(self) -> list[tuple[str, ImageSource]]:
+        both = (self.images.train, self.images.test)
+        return [(half, source) for half, source in zip(HALVES, both, strict=True) if source is not None]
+
+    def _extract(
+        self, which: str, kind: str, layers: Sequence[str], timesteps: Sequence[int], dtype: str
+    ) -> dict[str, Stage]:
+        config = self.config
+        inputs = {
+            "images": self.images.key,
+            "model": self._model,
+            "which": which,
+            "kind": kind,
+            "layers": list(layers),
+            "timesteps": list(timesteps),
+            "prompt": config.prompt,
+            "seed": config.seed,
+            "noise_samples": config.noise_samples,
+            "image_size": config.source.image_size,
+            "dtype": config.dtype,
+            "batch_size": config.batch_size,
+            "store_dtype": dtype,
+            "on_error": config.source.on_error,
+        }
+        loaded: list[FeatureExtractor] = []
+
+        def work(folder: Path, source: ImageSource) -> dict[str, Any]:
+            if not loaded:
+                loaded.append(self._extractor(which, layers, timesteps))
+            write: Any = extract_to_store if kind == "features" else extract_maps
+            write(
+                loaded[0],
+                source,
+                folder,
+                batch_size=config.batch_size,
+                store_dtype=getattr(torch, dtype),
+                on_error=config.source.on_error,
+                progress=self.progress,
+            )
+            return {"skipped": _skipped(folder), "shapes": {k: list(v) for k, v in loaded[0].layer_shapes().items()}}
+
+        found = {}
+        for half, source in self._halves():
+            found[half] = self.stages.run(
+                f"extract {kind} ({which}, {half}): {len(source)} images, {len(layers)} layers, "
+                f"{len(timesteps)} timesteps",
+                f"{kind}/{which.replace(' ', '-')}-{half}",
+                {**inputs, "half": half},
+                lambda folder, source=source: work(folder, source),  # type: ignore[misc]
+            )
+        return found
+
+    def _extractor(self, which: str, layers: Sequence[str], timesteps: Sequence[int]) -> FeatureExtractor:
+        config = self.config
+        return FeatureExtractor.from_pretrained(
+            model_path(config.model),
+            list(layers),
+            list(timesteps),
+            config.prompt,
+            image_size=config.source.image_size,
+            dtype=config.dtype,
+            seed=config.seed,
+            noise_samples=config.noise_samples,
+            revision=config.revision,
+            random_weights=which == RANDOM,
+        )
+
+    def _write_raw(self, which: str, source: ImageSource, folder: Path) -> dict[str, Any]:
+        from safetensors.torch import save_file
+
+        from revelio_fast.atomic import atomic_path
+
+        maps, ids, labels = self._raw_maps(which, source)
+        limit = maps[0].numel() if which == PIXELS else self.config.baselines.max_features
+        flat = flat_features(maps, limit)
+        # A store that a kill left unfinished is written again: the maps were just made, there is nothing to lose.
+        shutil.rmtree(folder / "flat", ignore_errors=True)
+        ActivationStore.from_tensors(folder / "flat", flat, ids, labels, what=which, source=source.name)
+        with atomic_path(folder / "maps.safetensors") as temporary:
+            save_file({"maps": maps.contiguous(), "labels": labels, "image_ids": ids}, temporary)
+        return {"shape": list(maps.shape[1:]), "d": flat.shape[1]}
+
+    def _raw_maps(self, which: str, source: ImageSource) -> tuple[Tensor, Tensor, Tensor]:
+        from tqdm import tqdm
+
+        config = self.config
+        size = config.baselines.pixel_size
+        extractor = None if which == PIXELS else self._extractor(MODEL, config.layers[:1], config.timesteps[:1])
+        maps: list[Tensor] = []
+        kept: list[ImageItem] = []
+        waiting: list[Any] = []
+        with tqdm(total=len(source), desc=which, unit="image", disable=not self.progress) as bar:
+            for number, item in enumerate(source, start=1):
+                try:
+                    waiting.append(item.load())
+                    kept.append(item)
+                except BrokenImageError:
+                    if config.source.on_error == "stop":
+                        raise
+                if waiting and (len(waiting) == config.batch_size or number == len(source)):
+                    if extractor is None:
+                        maps.append(pixel_features(waiting, size).reshape(-1, 3, size, size))
+                    else:
+                        maps.append(extractor.latents(waiting).float().cpu())
+                    waiting = []
+                bar.update()
+        return (
+            torch.cat(maps),
+            torch.tensor([item.image_id for item in kept]),
+            torch.tensor([item.label for item in kept]),
+        )
+
+
+def store_of(stage: Stage, key: Key | None) -> ActivationStore:
+    """The store of a layer and timestep, or of raw inputs where `key` is None."""
+    return ActivationStore.open(stage.folder / "flat" if key is None else layer_folder(stage.folder, key))
+
+
+def maps_of(stage: Stage, key: Key | None) -> tuple[Tensor, Tensor]:
+    """Maps ``[N, C, H, W]`` and labels ``[N]`` of a layer and timestep, or of raw inputs where `key` is None."""
+    if key is None:
+        from safetensors.torch import load_file
+
+        tensors = load_file(stage.folder / "maps.safetensors")
+        return tensors["maps"], tensors["labels"]
+    store = MapStore.open(layer_folder(stage.folder, key))
+    return store.maps, store.labels
+
+
+def _skipped(folder: Path) -> list[str]:
+    path = folder / "skipped.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [f"{row['path']}: {row['reason']}" for row in csv.DictReader(file)]
