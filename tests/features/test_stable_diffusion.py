@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -34,6 +35,7 @@ IMAGES = [picture(i) for i in range(3)]
 IDS = [5, 0, 1_000_003]
 
 
+@functools.cache
 def plain_features(model: Path, size: int, timestep: int, prompt: str, seed: int = 0) -> dict[str, Tensor]:
     """Full maps as a reader of the paper would compute them: whole models, a hook on every layer."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
