@@ -78,10 +78,10 @@ def sparse_backward(
     values, indices = check_backward(x, code, grad_x_hat, W_enc, W_dec, b_pre, grad_aux, k_aux)
     inverse = inverse if inverse is not None else invert_code(code, W_enc.shape[0])
     checks.inverse(*inverse, W_enc.shape[0], code.indices.numel())
-    *gradients, dx = _sparse_backward(
+    dW_dec, dW_enc, db_enc, db_pre, dvalues, dx = _sparse_backward(
         x, values, indices, grad_x_hat, W_enc, W_dec, b_pre, *inverse, relu, need_dx, grad_aux, k_aux
     )
-    return SparseGradients(*gradients, dx if need_dx else None)
+    return SparseGradients(dW_dec, dW_enc, db_enc, db_pre, dvalues, dx if need_dx else None)
 
 
 def check_backward(x, code, grad_x_hat, W_enc, W_dec, b_pre, grad_aux, k_aux) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ def check_backward(x, code, grad_x_hat, W_enc, W_dec, b_pre, grad_aux, k_aux) ->
     checks.tensor("W_dec", W_dec, (n, d))
     checks.tensor("b_pre", b_pre, (d,))
     checks.tensor("x", x, ("B", d))
-    values, indices = checks.code(*code, rows=x.shape[0])
+    values, indices = checks.code(code[0], code[1], x.shape[0])
     checks.tensor("grad_x_hat", grad_x_hat, tuple(x.shape))
     checks.in_range("k_aux", k_aux, 0, values.shape[1] - 1, "k - 1")
     if (grad_aux is None) != (k_aux == 0):

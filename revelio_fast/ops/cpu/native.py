@@ -12,10 +12,15 @@ def load() -> ModuleType:
     return importlib.import_module("revelio_fast._C")
 
 
+def isa() -> str:
+    """Instruction set whose kernels run: "avx512", "avx2" or "baseline"."""
+    return load().isa()
+
+
 def unavailable() -> str:
     """Why the kernels cannot run here; empty when they can."""
     try:
-        load().isa()
+        isa()
     except ImportError:
         return "the extension revelio_fast._C is not built: pip install --no-build-isolation -e ."
     except RuntimeError as error:

@@ -1,0 +1,59 @@
+"""python -m bench encode|decode|top|step|all [--paper] [--json FILE]"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from bench.measure import compare, stamp
+from bench.ops import (
+    bench_adam_unit_norm_step,
+    bench_sparse_decode,
+    bench_top_activations_update,
+    bench_topk_encode,
+)
+from bench.problems import Shape, inputs
+
+BENCHES = {
+    "encode": bench_topk_encode,
+    "decode": bench_sparse_decode,
+    "top": bench_top_activations_update,
+    "step": bench_adam_unit_norm_step,
+}
+SMALL, PAPER = Shape(1024, 640, 8192, 32), Shape(4096, 1280, 81_920, 32)
+
+
+def main() -> None:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("what", choices=[*BENCHES, "all"])
+    parser.add_argument("--paper", action="store_true", help=f"the paper's size, {PAPER}, instead of {SMALL}")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="where to write the rows and the stamp")
+    options = parser.parse_args()
+    shape, about = PAPER if options.paper else SMALL, stamp(options.repeats)
+    if about["busy_before"] > 0.1:
+        print(f"warning: {about['busy_before']:.0%} of the machine is busy; figures will be off", file=sys.stderr)
+    rows = []
+    for name in BENCHES if options.what == "all" else [options.what]:
+        rows += compare(name, str(shape), BENCHES[name].variants(inputs(shape), shape), options.repeats)
+    print(table(rows))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({"stamp": about, "rows": rows}, indent=2) + "\n")
+
+
+def table(rows: list[dict]) -> str:
+    """The rows in Markdown."""
+    columns = ("work", "implementation", "median s", "speed-up over the first", "largest relative difference")
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for row in rows:
+        figures = f"{row['median_s']:.4f} | {row['ratio']:.2f}x | {row['max_rel_err']:.1e}"
+        lines.append(f"| {row['what']} | {row['impl']} | {figures} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One file per op: every backend and plain PyTorch on the same inputs."""

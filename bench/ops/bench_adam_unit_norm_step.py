@@ -1,0 +1,66 @@
+"""A whole training step: the fused engine against the authors' dense step, both from the same start."""
+
+import pytest
+import torch
+
+from bench.problems import Inputs, Shape, inputs
+from revelio_fast import ops
+
+LR = 1e-4
+
+
+def dense_step(p: Inputs, shape: Shape):
+    """Dense scores, topk, dense decode, autograd, projection, torch Adam: as the authors' code trains."""
+    W_enc = p.W_enc.T.clone().requires_grad_()
+    W_dec, b_enc, b_pre = (t.clone().requires_grad_() for t in (p.W_dec, p.b_enc, p.b_pre))
+    optimiser = torch.optim.Adam([W_enc, W_dec, b_enc, b_pre], lr=LR)
+
+    def run():
+        with torch.no_grad():
+            W_dec.div_(W_dec.norm(dim=1, keepdim=True))
+        optimiser.zero_grad()
+        scores = (p.x - b_pre) @ W_enc + b_enc
+        best = scores.topk(shape.k, sorted=False)
+        z = torch.zeros_like(scores).scatter(1, best.indices, best.values)
+        x_hat = z @ W_dec + b_pre
+        loss = (x_hat - p.x).square().mean() / (p.x - p.x.mean(0)).square().mean()
+        loss.backward()
+        with torch.no_grad():
+            W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
+        optimiser.step()
+        return loss.detach().reshape(1)
+
+    return run
+
+
+def fused_step(p: Inputs, shape: Shape, backend: str):
+    """The step of `train_ksae(engine="fused", semantics="official")` on the ops."""
+    rows = ops.AdamRows.start(*(t.clone() for t in (p.W_enc, p.W_dec, p.b_enc, p.b_pre)))
+    taken = [0]
+
+    def run():
+        with ops.use_backend(backend):
+            rows.W_dec.div_(rows.W_dec.norm(dim=1, keepdim=True))
+            code = ops.topk_encode(p.x, rows.W_enc, rows.b_enc, rows.b_pre, shape.k, precision="fast")
+            residual = ops.sparse_decode(code, rows.W_dec, rows.b_pre) - p.x
+            variance = (p.x - p.x.mean(0)).square().sum()
+            taken[0] += 1
+            ops.adam_unit_norm_step_(rows, p.x, code, residual * (2 / variance), step=taken[0], lr=LR, unit_norm=False)
+        return (residual.square().sum() / variance).reshape(1)
+
+    return run
+
+
+def variants(p: Inputs, shape: Shape) -> dict:
+    """Name -> the loss before the update."""
+    return {
+        "torch dense step": dense_step(p, shape),
+        "revelio_fast cpu": fused_step(p, shape, "cpu"),
+        "revelio_fast torch": fused_step(p, shape, "torch"),
+    }
+
+
+@pytest.mark.parametrize("name", ["torch dense step", "revelio_fast cpu", "revelio_fast torch"])
+def test_step(benchmark, name):
+    shape = Shape(256, 320, 4096, 32)
+    benchmark(variants(inputs(shape), shape)[name])
