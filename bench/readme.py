@@ -1,0 +1,35 @@
+"""python -m bench.readme: puts the tables of bench/results/*.json between the marks of README.md and docs/performance.md."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from bench.__main__ import table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Rewrite both files; a mark whose JSON is missing is left as it is."""
+    for path in (ROOT / "README.md", ROOT / "docs" / "performance.md"):
+        path.write_text(re.sub(r"<!-- bench:(\w+) -->.*?<!-- /bench -->", _filled, path.read_text(), flags=re.DOTALL))
+
+
+def _filled(mark: re.Match) -> str:
+    source = ROOT / "bench" / "results" / f"{mark[1]}.json"
+    if not source.exists():
+        return mark[0]
+    results = json.loads(source.read_text())
+    about, shape = results["stamp"], results["rows"][0]["shape"]
+    where = (
+        f"{shape}; {about['cpu']}, {about['threads']} threads, {about['isa']}, torch {about['torch']}, "
+        f"medians of {about['repeats']}; {about['busy_before']:.0%} of the machine busy before "
+        f"([JSON](/{source.relative_to(ROOT)}))"
+    )
+    return f"<!-- bench:{mark[1]} -->\n{where}\n\n{table(results['rows'])}\n<!-- /bench -->"
+
+
+if __name__ == "__main__":
+    main()
