@@ -1,4 +1,4 @@
-"""python -m bench.readme: puts the tables of bench/results/*.json between the marks of README.md and docs/performance.md."""
+"""python -m bench.readme: puts the tables of bench/results/*.json between the marks of README and performance.md."""
 
 from __future__ import annotations
 
