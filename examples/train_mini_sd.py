@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import torch
+
 from examples.mini_sd import data, design, training
 
 
@@ -31,6 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    missing = [name for name in ("vae.pt", "denoiser.pt") if not (options.out / name).exists()]
+    if options.export and missing:
+        parser.error(f"--export needs the checkpoints of a run, but {options.out} has no {' and no '.join(missing)}.")
     options.out.mkdir(parents=True, exist_ok=True)
     split = options.split or ("train" if options.source == "digits" else None)
     images = data.load(options.source, split, options.caption)
@@ -45,8 +49,11 @@ def main(arguments: list[str] | None = None) -> None:
         unet, text_encoder, tokenizer, vae, design.build_scheduler(), images, options.out, steps, options.batch
     )
     pipeline = design.assemble(vae, unet, text_encoder, tokenizer)
+    # transformers would load a float16 text encoder as such next to diffusers' float32 UNet; it is small anyway.
+    pipeline.vae.half()
+    pipeline.unet.half()
     # Shards keep every file small enough to review and to fetch.
-    pipeline.to(torch.float16).save_pretrained(options.out / "model", max_shard_size="3500KB")
+    pipeline.save_pretrained(options.out / "model", max_shard_size="3500KB")
     print(f"model written to {options.out / 'model'}", flush=True)
 
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from examples.mini_sd.design import IMAGE_SIZE
 from PIL import Image
 from torch import Tensor
+
+from examples.mini_sd.design import IMAGE_SIZE
 
 DIGIT_NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -28,7 +29,7 @@ def load(source: str, split: str | None, template: str) -> Captioned:
     opened = open_source(source, split=split)
     images, labels = [], []
     for item in opened:
-        images.append(to_square(item.image))
+        images.append(to_square(item.load()))
         labels.append(max(item.label, 0))
     names = DIGIT_NAMES if source == "digits" else [name.replace("_", " ") for name in opened.class_names or ["image"]]
     return Captioned(torch.stack(images), torch.tensor(labels), [template.format(name) for name in names])

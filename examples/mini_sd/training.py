@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from examples.mini_sd.data import Captioned, shifted, to_unit
-from examples.mini_sd.design import embed
 from torch import Tensor, nn
 
+from examples.mini_sd.data import Captioned, shifted, to_unit
+from examples.mini_sd.design import embed
 from revelio_fast.atomic import atomic_path
 
 SHIFTS = [(0, 0), (-2, -1), (2, 1), (-1, 2), (1, -2)]
@@ -78,6 +78,7 @@ def train_vae(vae, data: Captioned, out: Path, steps: int, batch: int = 32, lr: 
     progress = Progress(out / "vae.pt", {"vae": vae}, optimiser)
     progress.load()
     started, images = time.time(), to_unit(data.images)
+    first = progress.step
     while progress.step < steps:
         for group in optimiser.param_groups:
             group["lr"] = lr * cosine(progress.step, steps)
@@ -93,7 +94,8 @@ def train_vae(vae, data: Captioned, out: Path, steps: int, batch: int = 32, lr: 
         progress.step += 1
         progress.follow(0.99)
         report(progress, steps, started, f"vae: absolute error {error.item():.4f}")
-    progress.save()
+    if progress.step > first:
+        progress.save()
     progress.use_average()
     vae.eval()
     vae.register_to_config(scaling_factor=1.0 / encode(vae, data.images[:1000], scale=1.0).std().item())
@@ -118,6 +120,7 @@ def train_denoiser(
     progress = Progress(out / "denoiser.pt", {"unet": unet, "text_encoder": text_encoder}, optimiser)
     progress.load()
     generator, started, smooth = progress.generator, time.time(), None
+    first = progress.step
     while progress.step < steps:
         for group in optimiser.param_groups:
             group["lr"] = lr * cosine(progress.step, steps)
@@ -138,7 +141,8 @@ def train_denoiser(
         progress.follow(0.999)
         smooth = loss.item() if smooth is None else 0.99 * smooth + 0.01 * loss.item()
         report(progress, steps, started, f"denoiser: loss {smooth:.4f}")
-    progress.save()
+    if progress.step > first:
+        progress.save()
     progress.use_average()
 
 
