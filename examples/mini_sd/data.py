@@ -15,7 +15,10 @@ DIGIT_NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "e
 
 
 class Captioned(NamedTuple):
-    """Images as uint8 [N, 3, 32, 32], their class numbers, and one caption per class."""
+    """Images as uint8 [N, 3, 32, 32], their class numbers, and one caption per class.
+
+    An image without a label has the number ``len(captions)``, which the training loop reads as the empty caption.
+    """
 
     images: Tensor
     labels: Tensor
@@ -30,8 +33,15 @@ def load(source: str, split: str | None, template: str) -> Captioned:
     images, labels = [], []
     for item in opened:
         images.append(to_square(item.load()))
-        labels.append(max(item.label, 0))
-    names = DIGIT_NAMES if source == "digits" else [name.replace("_", " ") for name in opened.class_names or ["image"]]
+        labels.append(item.label)
+    if source == "digits":
+        names = DIGIT_NAMES
+    elif max(labels) < 0:
+        names, labels = ["image"], [0] * len(labels)
+    else:
+        known = opened.class_names or [str(label) for label in range(max(labels) + 1)]
+        names = [name.replace("_", " ") for name in known]
+    labels = [label if label >= 0 else len(names) for label in labels]
     return Captioned(torch.stack(images), torch.tensor(labels), [template.format(name) for name in names])
 
 
