@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import typer
@@ -30,6 +31,10 @@ class SentenceGroup(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("Interrupted. What was finished is kept: the same command continues there.", err=True)
             raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # The reader of our output went away (`revelio-fast doctor | head`): nothing is wrong.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
         except Exception as error:
             if os.environ.get(DEBUG, "0") not in ("", "0") or not isinstance(error, user_errors()):
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Annotated
 
@@ -57,8 +56,9 @@ def doctor() -> None:
 
 
 def _cpu_extension() -> str:
-    try:
-        cpu = importlib.import_module("revelio_fast.ops.cpu")
-        return f"built, instruction set {cpu.isa()}"
-    except (ImportError, AttributeError) as error:
-        return f"not available ({error}): the reference in PyTorch runs instead; `pip install -e .` builds it"
+    from revelio_fast.ops.cpu.native import load, unavailable
+
+    reason = unavailable()
+    if reason:
+        return f"not available: {reason}; PyTorch runs the ops instead"
+    return f"built, instruction set {load().isa()}"

@@ -112,7 +112,8 @@ def _train(
     def work(folder: Path) -> dict[str, Any]:
         validation = test.features() if test is not None else None
         result = train_ksae(train, settings, out_dir=folder, progress=progress, validation=validation)
-        return {"metrics": {name: value for name, value in result.metrics.items() if math.isfinite(value)}}
+        kept = {name: value for name, value in result.metrics.items() if name != "seconds" and math.isfinite(value)}
+        return {"metrics": kept}
 
     stage = stages.run(
         f"k-SAE: {found.title} ({train.rows} x {train.d})",

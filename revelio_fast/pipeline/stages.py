@@ -58,7 +58,7 @@ class Stages:
     def run(
         self, name: str, folder: str, inputs: Mapping[str, Any], work: Callable[[Path], dict[str, Any] | None]
     ) -> Stage:
-        """Do `work` unless it is done.
+        """Do `work` unless it is done, now or by an earlier run.
 
         Parameters
         ----------
@@ -72,6 +72,9 @@ class Stages:
             Gets the folder and returns its output as JSON values.
         """
         key = content_key({"stage": folder, **inputs})
+        for stage in self.finished:
+            if stage.key == key:
+                return stage
         where = self.root / f"{folder}-{key[:8]}"
         done = _read_done(where / DONE, key)
         if done is not None:

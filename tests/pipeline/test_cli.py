@@ -1,0 +1,186 @@
+"""The command line through typer's runner: each command on real files, and errors as one sentence."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from revelio_fast.cli.app import app
+from revelio_fast.store import ActivationStore
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def works(*arguments: object) -> str:
+    result = command(*arguments)
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.stdout
+
+
+def fails(*arguments: object, code: int = 1) -> str:
+    result = command(*arguments)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return re.sub(r"[\s│]+", " ", result.stderr)
+
+
+@pytest.fixture(scope="module")
+def extracted(tiny_sd: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pooled features and maps of the pictures, made by the command."""
+    root = tmp_path_factory.mktemp("extracted")
+    shared = [
+        pictures, "--model", tiny_sd, "--layers", "bottleneck,up_ft0", "--timesteps", "25", "--batch-size", 10, "-q"
+    ]  # fmt: skip
+    assert "40 features of width 64" in works("extract", *shared, "--out", root / "pooled")
+    assert "40 maps [64, 2, 2] (bottleneck, t=25)" in works("extract", *shared, "--out", root / "maps", "--maps")
+    return root
+
+
+def test_step_by_step(extracted: Path, pictures: Path, tmp_path: Path) -> None:
+    store = extracted / "pooled" / "bottleneck" / "t25"
+    assert ActivationStore.open(store).about["class_names"] == ["dark", "light"]
+    sae, tops = tmp_path / "sae", tmp_path / "tops.safetensors"
+    train = ["train-sae", store, "--out", sae, "--k", 24, "--expansion-factor", 1, "--steps", 40, "-q"]
+    shown = works(*train, "--set", "warmup_steps=5", "--set", "engine=autograd")
+    assert "l0: 24" in shown and (sae / "model" / "config.json").is_file()
+
+    shown = works("top-images", sae, store, "--out", tops, "-q", "--sheets", tmp_path / "sheets", "--source", pictures)
+    assert "64 latents" in shown and list((tmp_path / "sheets").rglob("*.png"))
+
+    shown = works("purity", tops, store, "--top-images", 5, "--permutations", 20, "--out", tmp_path / "purity.json")
+    values = json.loads((tmp_path / "purity.json").read_text())
+    assert "majority_share" in shown and f"{values['majority_share']:.4f}" in shown
+
+    shown = works(
+        "train-diffc", extracted / "maps" / "bottleneck" / "t25", "--out", tmp_path / "diffc", "--width", 8,
+        "--epochs", 2, "--lr", 0.001, "-q",
+    )  # fmt: skip
+    assert "8 of 40 maps are held out" in shown and "8 maps, commonest class 50.00%" in shown
+    assert (tmp_path / "diffc" / "confusion.csv").is_file()
+
+
+def test_run_and_overrides(settings: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(settings)
+    quick = ["--set", "diffc.enabled=false", "--set", "baselines.random_weights=false", "--set", "baselines.sae=false"]
+    shown = works("run", file, *quick, "--out", tmp_path / "else", "-q")
+    assert "bottleneck t=25" in shown and str(tmp_path / "else" / "report" / "report.md") in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_layers(tiny_sd: Path) -> None:
+    shown = works("layers", tiny_sd)
+    assert "bottleneck" in shown and "up_ft2" in shown and "64 x 2 x 2" in shown and "100%" in shown
+
+
+def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REVELIO_BACKEND", raising=False)
+    shown = works("doctor")
+    assert torch.__version__ in shown and "topk_encode" in shown and "yes, used" in shown
+    assert f"{torch.get_num_threads()} (torch)" in shown
+    assert works("--version").startswith("revelio-fast ")
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["run", "missing.yaml"], "There is no file missing.yaml"),
+        (["train-sae", "nowhere", "--out", "x"], "nowhere"),
+        (["train-diffc", "nowhere", "--out", "x"], "There is no map store at nowhere"),
+        (["top-images", "nowhere", "nowhere"], "nowhere"),
+        (["purity", "nowhere", "nowhere"], "nowhere"),
+        (["layers", "/no/such/model"], "There is no model folder /no/such/model"),
+        (["extract", "/no/such/folder", "--out", "x"], "There is no file or folder /no/such/folder"),
+    ],
+)
+def test_errors_are_sentences(arguments: list[str], words: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = fails(*arguments)
+    assert shown.startswith("Error: ") and words in shown
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["extract", "digits", "--out", "x", "--timesteps", "25,soon"], "'25,soon' is no list of numbers"),
+        (["extract", "digits", "--out", "x", "--layers", ","], "names nothing"),
+        (["train-sae", "s", "--out", "x", "--set", "kk=3"], "expected name=value, name one of k, expansion_factor"),
+        (["top-images", "a", "b", "--sheets", "c"], "contact sheets need --source"),
+        (["extract", "digits"], "Missing option '--out'"),
+        (["nonsense"], "No such command 'nonsense'"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], words: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words in fails(*arguments, code=2)
+
+
+def test_mistakes_in_a_file_are_all_shown(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("source: {spec: digits}\nlayrs: [up_ft1]\nseed: x\n")
+    shown = fails("run", file)
+    assert "line 2: layrs is not a setting: did you mean 'layers'" in shown and "line 3: seed is 'x'" in shown
+
+
+def test_a_wrong_layer_lists_the_right_ones(tiny_sd: Path, pictures: Path, tmp_path: Path) -> None:
+    shown = fails("extract", pictures, "--model", tiny_sd, "--layers", "up_ft7", "--out", tmp_path / "x")
+    assert "up_ft7" in shown and "up_ft2" in shown
+
+
+def test_damage_is_a_sentence(extracted: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(extracted / "pooled" / "bottleneck" / "t25", store)
+    shard = next(store.glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert shard.name in fails("train-sae", store, "--out", tmp_path / "sae")
+
+
+def test_a_pickle_posing_as_a_checkpoint_is_not_executed(extracted: Path, tmp_path: Path) -> None:
+    checkpoint, marker = tmp_path / "evil.pt", tmp_path / "executed"
+    checkpoint.write_bytes(f"cos\nsystem\n(S'touch {marker}'\ntR.".encode())
+    shown = fails("top-images", checkpoint, extracted / "pooled" / "bottleneck" / "t25", "--out", tmp_path / "t")
+    assert "evil.pt" in shown and not marker.exists()
+    pickle.loads(checkpoint.read_bytes())
+    assert marker.exists()
+
+
+def test_a_bug_keeps_its_traceback_and_debug_shows_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import revelio_fast.config as config
+
+    def broken(*arguments):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(config, "load_config", broken)
+    assert isinstance(command("run", "x.yaml").exception, KeyError)
+    monkeypatch.undo()
+    monkeypatch.setenv("REVELIO_DEBUG", "1")
+    assert isinstance(command("run", tmp_path / "x.yaml").exception, ValueError)
+
+
+def test_an_interrupt_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    import revelio_fast.config as config
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(config, "load_config", interrupted)
+    assert "the same command continues" in fails("run", "x.yaml", code=130)
+
+
+def test_the_demos_settings_fit_its_promise(tmp_path: Path) -> None:
+    from revelio_fast.demo import demo_config
+
+    config = demo_config(tmp_path / "it's here")
+    assert config.out_dir == str(tmp_path / "it's here") and config.model == "mini-sd"
+    assert config.layers == ("bottleneck", "up_ft0", "up_ft1", "up_ft2") and config.timesteps == (25, 200)
+    assert config.diffc.augmentation == "none" and config.source.test_split == "test"

@@ -1,0 +1,108 @@
+"""The configuration: every kind of mistake is named with its line and with what would be right."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from revelio_fast.config import ConfigError, RunConfig, load_config, parse_config
+from revelio_fast.diffc import DiffCConfig
+from revelio_fast.ksae import KSAEConfig
+
+LEAST = "source: {spec: digits}\n"
+
+
+def test_the_defaults_are_the_trainers() -> None:
+    config = parse_config(LEAST)
+    assert config.sae.build(0) == KSAEConfig()
+    assert config.diffc.build(0) == DiffCConfig()
+    assert (config.model, config.timesteps, config.prompt) == ("mini-sd", (25, 200), "")
+    assert config.layers == ("bottleneck", "up_ft0", "up_ft1", "up_ft2")
+    assert RunConfig.model_validate(config.model_dump()) == config
+
+
+def test_sections_take_every_field_and_the_runs_seed() -> None:
+    config = parse_config(
+        LEAST + "seed: 7\nsae: {k: 8, n_latents: 99, engine: autograd}\ndiffc: {seed: 3, width: 16}\n"
+    )
+    assert asdict(config.sae.build(config.seed)) == asdict(KSAEConfig(k=8, n_latents=99, engine="autograd", seed=7))
+    assert config.diffc.build(config.seed) == DiffCConfig(seed=3, width=16)
+
+
+@pytest.mark.parametrize(
+    "text, line, words",
+    [
+        ("source:\n  spec: digits\n  limt: 4\n", 3, "source.limt is not a setting: did you mean 'limit'"),
+        (LEAST + "\n# comment\nlayrs: [up_ft1]\n", 4, "layrs is not a setting: did you mean 'layers'"),
+        (LEAST + "zzz: 1\n", 2, "zzz is not a setting: Allowed here: baselines, batch_size"),
+        (LEAST + "sae:\n  k: 32\n  stesp: 3\n", 4, "did you mean 'steps'? Allowed here: aux_coefficient, aux_k"),
+        (LEAST + "timesteps:\n  - 25\n  - soon\n", 4, "timesteps[1] is 'soon'"),
+        (LEAST + "dtype: float33\n", 2, "did you mean 'float32'? Allowed are 'float32', 'bf16' or 'fp16'"),
+        (LEAST + "layers: []\n", 2, "layers: the list is empty"),
+        (LEAST + "layers: [up_ft1, up_ft1]\n", 2, "'up_ft1' is named twice"),
+        (LEAST + "purity:\n  kept: 4\n", 3, "purity.kept is 4, but purity looks at top_images = 10"),
+        (LEAST + "sae:\n  lr: 1\n  engine: fast\n", 4, "sae.engine must be one of ('fused', 'autograd'), got 'fast'"),
+        (LEAST + "diffc:\n  epochs: 0\n", 3, "diffc.epochs is 0: it must be at least 1"),
+        (LEAST + "diffc:\n  layers: [up_ft9]\n", 3, "diffc.layers names 'up_ft9', which is not among the run's layers"),
+        (LEAST + "sae: 3\n", 2, "sae is 3: expected settings"),
+        (LEAST + "seed: -1\n", 2, "seed is -1: it should be greater than or equal to 0"),
+        (LEAST + "seed: 0\nseed: 1\n", 3, "seed is given twice, first in line 2"),
+        ("source:\n  limit: 3\n", 1, "source.spec is missing"),
+        (LEAST + "layers: [\n", 3, "not valid YAML"),
+        (LEAST + "source: {spec: a}\n", 2, "source is given twice"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(text: str, line: int, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "run.yaml")
+    assert f"run.yaml, line {line}" in str(caught.value) and words in str(caught.value), caught.value
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(LEAST + "sed: 1\nbatch_size: none\npurity: {bootstrp: 3}\n", "c.yaml")
+    lines = str(caught.value).splitlines()
+    assert sorted(line.split(":")[0] for line in lines) == ["c.yaml, line 2", "c.yaml, line 3", "c.yaml, line 4"]
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "just text"])
+def test_what_is_no_mapping_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="c"):
+        parse_config(text, "c.yaml")
+
+
+def test_overrides() -> None:
+    config = parse_config(LEAST, "c.yaml", ["source.limit=12", "layers=[up_ft1]", "sae.steps=5", "prompt=a cat"])
+    assert (config.source.limit, config.layers, config.sae.build(0).steps) == (12, ("up_ft1",), 5)
+    assert config.prompt == "a cat"
+    for override, words in (
+        ("source.limit", "expected section.key=value"),
+        ("source.limit=x", "--set source.limit=x: source.limit is 'x'"),
+        ("sorce.limit=1", "sorce is not a setting: did you mean 'source'"),
+        ("model.name=1", "model is not a section"),
+        ("layers=[", "is not valid YAML"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse_config(LEAST + "model: x\n", "c.yaml", [override])
+        assert words in str(caught.value), caught.value
+
+
+def test_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no file"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_config(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "binary.yaml")
+    (tmp_path / "good.yaml").write_text(LEAST)
+    assert load_config(tmp_path / "good.yaml", ["out_dir=x"]).out_dir == "x"
+
+
+def test_the_examples_are_valid() -> None:
+    examples = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
+    assert len(examples) >= 3
+    for example in examples:
+        load_config(example)

@@ -1,0 +1,179 @@
+"""The whole pipeline on forty pictures and a tiny network: files, figures, reruns, changes, kills, skipped images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from revelio_fast.concepts import TopActivations
+from revelio_fast.config import parse_config
+from revelio_fast.diffc import DiffC
+from revelio_fast.features import BrokenImageError
+from revelio_fast.ksae import load_sae
+from revelio_fast.pipeline import run
+from revelio_fast.pipeline.inputs import hold_out_positions, open_images
+from revelio_fast.pipeline.main_table import main_table
+
+
+def test_a_run_and_its_rerun(settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = parse_config(settings)
+    first = run(config, progress=True)
+    shown = capsys.readouterr().err
+    assert "k-SAE: bottleneck, t = 25 (30 x 64)" in shown and "done before" not in shown
+    assert [(m.name, m.key) for m in first.measured] == [
+        ("model", ("bottleneck", 25)),
+        ("random weights", ("bottleneck", 25)),
+        ("raw pixels", None),
+        ("VAE latents", None),
+    ]
+    for each in first.measured:
+        assert each.probe is not None and each.probe.n_test == 10 and each.probe.chance == 0.5
+        assert each.sae is not None and load_sae(each.sae).W_enc.shape == (64, each.d)
+        assert each.tops is not None and each.tops.n_images == 30 and each.metrics["l0"] == 24
+        assert each.purity is not None and 0.5 <= each.purity.majority_share <= 1
+    # Dark and light pictures: pixels and VAE latents tell them apart without exception.
+    assert all(m.probe.accuracy == 1.0 for m in first.measured[2:] if m.probe)
+    assert [(d.layer, d.baseline) for d in first.summary.diffc] == [
+        ("bottleneck", None),
+        ("bottleneck", "random weights"),
+        ("input", "raw pixels"),
+        ("input", "VAE latents"),
+    ]
+    assert all(0 <= d.accuracy <= 1 and d.n_test == 10 for d in first.summary.diffc)
+    root = tmp_path / "run"
+    text = first.report.read_text()
+    assert "10 of its 40 images" in text and "random weights" in text and "raw pixels" in text
+    assert {p.name for p in root.iterdir()} >= {"config.json", "versions.json", "stages.json", "report"}
+    assert json.loads((root / "config.json").read_text())["layers"] == ["bottleneck"]
+    assert list((root / "report" / "tables").glob("*.csv")) and list((root / "report" / "figures").glob("*.png"))
+    (classifier,) = [stage for stage in first.stages if stage.name == "Diff-C: bottleneck, t = 25"]
+    assert DiffC.from_pretrained(classifier.folder / "model").class_names == ["dark", "light"]
+
+    second = run(config, progress=True)
+    assert all(stage.skipped for stage in second.stages) and len(second.stages) == len(first.stages)
+    assert "done before" in capsys.readouterr().err
+    for before, after in zip(first.measured, second.measured, strict=True):
+        assert before.probe == after.probe and before.purity == after.purity and before.metrics == after.metrics
+    assert [d.accuracy for d in first.summary.diffc] == [d.accuracy for d in second.summary.diffc]
+    assert second.report.read_text().split("## Tables")[0] == text.split("## Tables")[0]
+
+    table = main_table(root / "report" / "summary.json")
+    assert "bottleneck t=25" in table and "random weights bottleneck t=25" in table and "100.0 %" in table
+
+
+def test_changed_settings_redo_only_what_depends_on_them(settings: str) -> None:
+    settings = settings.replace("baselines: {", "baselines: {random_weights: false, vae_latents: false, ")
+    first = run(parse_config(settings), progress=False)
+    longer = run(parse_config(settings, overrides=["sae.steps=31"]), progress=False)
+    done_again = {stage.folder.parent.name for stage in longer.stages if not stage.skipped}
+    assert done_again == {"ksae", "tops", "purity"}
+    reseeded = run(parse_config(settings, overrides=["purity.permutations=21"]), progress=False)
+    assert {stage.folder.parent.name for stage in reseeded.stages if not stage.skipped} == {"purity"}
+    back = run(parse_config(settings), progress=False)
+    assert all(stage.skipped for stage in back.stages)
+    assert [s.key for s in back.stages] == [s.key for s in first.stages]
+
+
+def test_another_picture_or_model_is_noticed(settings: str, pictures: Path, tiny_sd: Path, tmp_path: Path) -> None:
+    copy, model = tmp_path / "pictures", tmp_path / "model"
+    shutil.copytree(pictures, copy)
+    shutil.copytree(tiny_sd, model)
+    quick = ["diffc.enabled=false", "baselines={random_weights: false, raw_pixels: false, vae_latents: false}"]
+    config = parse_config(settings, overrides=[*quick, f"source.spec={copy}", f"model={model}"])
+    run(config, progress=False)
+    assert all(stage.skipped for stage in run(config, progress=False).stages)
+    shutil.copy(copy / "dark" / "00.png", copy / "dark" / "01.png")
+    assert not any(stage.skipped for stage in run(config, progress=False).stages)
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    assert not any(stage.skipped for stage in run(config, progress=False).stages)
+
+
+def test_a_killed_run_goes_on(settings: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse_config(settings, overrides=["baselines={random_weights: false, vae_latents: false, pixel_size: 8}"])
+
+    import revelio_fast.pipeline.measure as module
+
+    def die(*arguments, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "top_images", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, progress=False)
+    monkeypatch.undo()
+    result = run(config, progress=False)
+    kinds = [(stage.folder.parent.name, stage.skipped) for stage in result.stages]
+    assert kinds[:4] == [("features", True), ("features", True), ("ksae", True), ("tops", False)]
+    assert result.report.is_file()
+
+
+def test_without_labels_there_are_top_images_only(settings: str, pictures: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for folder in pictures.iterdir():
+        for file in folder.iterdir():
+            shutil.copy(file, flat / f"{folder.name}{file.name}")
+    result = run(parse_config(settings, overrides=[f"source.spec={flat}"]), progress=False)
+    assert all(m.purity is None and m.probe is None and m.tops for m in result.measured)
+    assert not result.summary.diffc and "no labels" in result.report.read_text()
+
+
+def test_broken_pictures_stop_or_are_listed(settings: str, pictures: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "pictures"
+    shutil.copytree(pictures, copy)
+    (copy / "dark" / "03.png").write_text("not a picture")
+    (copy / "dark" / "17.png").write_text("not a picture")
+    config = parse_config(settings, overrides=[f"source.spec={copy}"])
+    with pytest.raises(BrokenImageError, match=r"03\.png|17\.png"):
+        run(config, progress=False)
+    skipping = parse_config(settings, overrides=[f"source.spec={copy}", "source.on_error=skip"])
+    with pytest.warns(UserWarning, match="broken"):
+        result = run(skipping, progress=False)
+    text = result.report.read_text()
+    assert "2 images could not be read and were skipped" in text and "03.png" in text
+    assert sum(m.n_images for m in result.measured if m.name == "raw pixels") + result.measured[2].probe.n_test == 38
+
+
+def test_the_stores_hold_what_the_stages_say(settings: str) -> None:
+    result = run(parse_config(settings, overrides=["diffc.enabled=false"]), progress=False)
+    by_name = {stage.folder.parent.name + "/" + stage.folder.name.rsplit("-", 1)[0]: stage for stage in result.stages}
+    tops = by_name["tops/model-bottleneck-t25"].folder / "top_activations.safetensors"
+    assert TopActivations.load(tops).image_ids.max() < 40
+    assert by_name["features/model-train"].output["shapes"] == {"bottleneck": [64, 2, 2]}
+
+
+def test_hold_out_takes_a_share_of_each_class() -> None:
+    labels = [0] * 10 + [1] * 4 + [2] * 2 + [3] + [-1] * 3
+    keep, held = hold_out_positions(labels, 0.25, seed=0)
+    assert sorted(keep + held) == list(range(20))
+    counts = [sum(labels[p] == c for p in held) for c in (0, 1, 2, 3, -1)]
+    assert counts == [2, 1, 1, 0, 0]
+    assert hold_out_positions(labels, 0.25, seed=0) == (keep, held)
+    assert hold_out_positions(labels, 0.25, seed=1) != (keep, held)
+
+
+def test_the_digits_splits_are_kept_apart() -> None:
+    images = open_images(parse_config("source: {spec: digits, split: train, test_split: test, limit: 40}\n"))
+    assert images.test is not None and len(images.train) == 40 and len(images.test) == 500
+    assert not set(images.train.image_ids) & set(images.test.image_ids)
+    assert images.class_names == [str(digit) for digit in range(10)]
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("layers=[up_ft9]", "up_ft0"),
+        ("timesteps=[5000]", "timestep 5000 does not exist"),
+        ("model=/no/such/model", "/no/such/model"),
+        ("source.spec=/no/such/folder", "/no/such/folder"),
+        ("source.split=nothing", "nothing"),
+    ],
+)
+def test_mistakes_that_only_the_model_or_source_can_see(settings: str, override: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        run(parse_config(settings, overrides=[override]), progress=False)
