@@ -90,11 +90,12 @@ def autograd_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Ten
     for parameter, (mean, square) in zip(parameters, moments, strict=True):
         optimiser.state[parameter] = {"step": torch.tensor(float(number - 1)), "exp_avg": mean, "exp_avg_sq": square}
     with torch.no_grad():
-        grad, W_dec = sae.W_dec.grad, sae.W_dec
+        W_dec, grad = sae.W_dec, sae.W_dec.grad
+        assert grad is not None, "backward() reached no decoder row"
         grad -= (grad * W_dec).sum(1, keepdim=True) * W_dec
         optimiser.step()
         if config.semantics == "paper":
-            W_dec /= W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            W_dec.div_(W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
     for parameter in parameters:
         parameter.grad = None
     detached = ops.Code(code.values.detach(), code.indices)

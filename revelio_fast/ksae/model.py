@@ -92,7 +92,7 @@ class KSparseAutoencoder(nn.Module):
         bound = math.sqrt(6 / self.n_latents)
         self.W_enc.uniform_(-bound, bound)
         self.W_dec.uniform_(-1, 1)
-        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True)
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
 
     def encode(self, x: Tensor, precision: str = "fp32") -> ops.Code:
         """Code of features ``[B, d]`` (float32); see `ops.topk_encode`."""

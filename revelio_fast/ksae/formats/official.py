@@ -31,9 +31,8 @@ def read_official(path: str | os.PathLike[str], *, k: int | None = None) -> KSpa
         raise ValueError(
             f"{path} is not a Revelio checkpoint: expected state_dict with W_enc, W_dec, b_enc, b_dec; found {found}"
         )
-    if k is None:
-        k = _setting(saved.get("cfg"), "k")
-    if not isinstance(k, int):
+    active = k if k is not None else _setting(saved.get("cfg"), "k")
+    if not isinstance(active, int):
         raise ValueError(f"{path} does not say how many latents are active: pass k=")
     rows = {
         "W_enc": _transposed(state["W_enc"]),
@@ -41,7 +40,7 @@ def read_official(path: str | os.PathLike[str], *, k: int | None = None) -> KSpa
         "b_enc": state["b_enc"],
         "b_pre": state["b_dec"],
     }
-    return KSparseAutoencoder.from_rows(rows, k=k, relu=False, where=str(path))
+    return KSparseAutoencoder.from_rows(rows, k=active, relu=False, where=str(path))
 
 
 def write_official(sae: KSparseAutoencoder, path: str | os.PathLike[str]) -> None:
