@@ -33,10 +33,10 @@ def planted_rows(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(ROWS, DIRECTIONS).scatter_(1, which, weights) @ directions, directions
 
 
-def recovered_share(engine: str, seed: int = 0) -> tuple[float, KSAEResult]:
+def recovered_share(engine: str, seed: int = 0, steps: int = CONFIG["steps"]) -> tuple[float, KSAEResult]:
     """Share of directions with a decoder row of cosine above COSINE, and the trained k-SAE."""
     rows, directions = planted_rows(seed)
-    result = train_ksae(rows, KSAEConfig(engine=engine, seed=seed, **CONFIG), progress=False)
+    result = train_ksae(rows, KSAEConfig(engine=engine, seed=seed, **CONFIG | {"steps": steps}), progress=False)
     best = (directions @ normalize(result.sae.W_dec.detach()).T).amax(1)
     return (best > COSINE).double().mean().item(), result
 
@@ -50,11 +50,19 @@ def main() -> None:
     runs = []
     for engine in ("fused", "autograd"):
         for seed in range(options.seeds):
+            at_first, _ = recovered_share(engine, seed, steps=1)
             started = time.time()
             share, result = recovered_share(engine, seed)
             metrics = {name: result.metrics[name] for name in ("fvu", "holdout_fvu", "l0", "dead")}
             runs.append(
-                {"engine": engine, "seed": seed, "recovered": share, **metrics, "s": round(time.time() - started, 1)}
+                {
+                    "engine": engine,
+                    "seed": seed,
+                    "recovered_at_first": at_first,
+                    "recovered": share,
+                    **metrics,
+                    "seconds": round(time.time() - started, 1),
+                }
             )
             print(runs[-1], flush=True)
     if options.json:

@@ -66,7 +66,13 @@ class KSparseAutoencoder(nn.Module):
     """
 
     def __init__(
-        self, d_in: int, expansion_factor: int = 64, k: int = 32, *, n_latents: int | None = None, relu: bool = False
+        self,
+        d_in: int,
+        expansion_factor: int = 64,
+        k: int = 32,
+        *,
+        n_latents: int | None = None,
+        relu: bool = False,
     ) -> None:
         super().__init__()
         n = n_latents if n_latents is not None else expansion_factor * d_in
@@ -96,6 +102,11 @@ class KSparseAutoencoder(nn.Module):
 
     def encode(self, x: Tensor, precision: str = "fp32") -> ops.Code:
         """Code of features ``[B, d]`` (float32); see `ops.topk_encode`."""
+        if isinstance(x, Tensor) and x.dim() == 2 and x.shape[1] != self.d_in:
+            raise ValueError(
+                f"x has features of width {x.shape[1]}, this k-SAE was trained on width {self.d_in}: "
+                "use the features of the layer it was trained on"
+            )
         return ops.topk_encode(x, self.W_enc, self.b_enc, self.b_pre, self.k, relu=self.relu, precision=precision)
 
     def decode(self, code: ops.Code) -> Tensor:
@@ -114,7 +125,13 @@ class KSparseAutoencoder(nn.Module):
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         with atomic_path(folder / WEIGHTS) as temporary:
             save_file(state, temporary)
-        about = {"format": FORMAT, "d_in": self.d_in, "n_latents": self.n_latents, "k": self.k, "relu": self.relu}
+        about = {
+            "format": FORMAT,
+            "d_in": self.d_in,
+            "n_latents": self.n_latents,
+            "k": self.k,
+            "relu": self.relu,
+        }
         atomic_write_json(folder / CONFIG, about)
 
     @classmethod
@@ -141,6 +158,13 @@ class KSparseAutoencoder(nn.Module):
             d_in, n, k, relu = (about[key] for key in ("d_in", "n_latents", "k", "relu"))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder / CONFIG} is damaged ({error}): save the k-SAE again") from error
+        for key, value in (("d_in", d_in), ("n_latents", n), ("k", k)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{folder / CONFIG} is damaged: {key} must be a whole number of at least 1, got {value!r}"
+                )
+        if not isinstance(relu, bool):
+            raise ValueError(f"{folder / CONFIG} is damaged: relu must be true or false, got {relu!r}")
         try:
             state = load_file(folder / WEIGHTS)
         except (SafetensorError, OSError) as error:

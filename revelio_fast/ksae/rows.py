@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Protocol
 
 import torch
@@ -24,7 +25,13 @@ class TrainingRows:
     """
 
     def __init__(
-        self, data: StoreLike | Tensor, batch_size: int, seed: int, holdout: float, *, keep_short: bool = False
+        self,
+        data: StoreLike | Tensor,
+        batch_size: int,
+        seed: int,
+        holdout: float,
+        *,
+        keep_short: bool = False,
     ) -> None:
         self.features = _checked("data", data if isinstance(data, Tensor) else data.features())
         count, self.seed, self.keep_short = self.features.shape[0], seed, keep_short
@@ -46,8 +53,19 @@ class TrainingRows:
         epoch, place = divmod(step, self.batches_per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + epoch)
-            self._epoch, self._order = epoch, self.training[torch.randperm(len(self.training), generator=generator)]
+            self._epoch, self._order = (
+                epoch,
+                self.training[torch.randperm(len(self.training), generator=generator)],
+            )
         return self.features[self._order[place * self.batch_size : (place + 1) * self.batch_size]]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the shape and of up to 256 evenly spaced rows: tells a resumed run that these are its features."""
+        count = self.features.shape[0]
+        sample = self.features[torch.linspace(0, count - 1, min(count, 256), dtype=torch.float64).long()]
+        digest = hashlib.sha256(repr(tuple(self.features.shape)).encode())
+        digest.update(sample.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def held_out_features(self) -> Tensor | None:
         """Rows that no step trains on; None where there are none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class TrainingState:
         self.sae = sae
         self.rows = AdamRows.start(sae.W_enc.data, sae.W_dec.data, sae.b_enc.data, sae.b_pre.data)
         self.step = 0
-        self.rows_since_active = torch.zeros(sae.n_latents, dtype=torch.int64)
+        self.rows_since_active = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.W_dec.device)
         self.history: list[dict[str, float]] = []
 
     def tensors(self) -> dict[str, Tensor]:
@@ -38,11 +38,15 @@ class TrainingState:
         return {**self.rows._asdict(), "rows_since_active": self.rows_since_active}
 
 
-def save_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig) -> None:
-    """Write ``step-########.safetensors`` whole or not at all, and drop all but the newest two."""
+def save_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data: str) -> None:
+    """Write ``step-########.safetensors`` whole or not at all, and drop all but the newest two.
+
+    `data` is the fingerprint of the training rows.
+    """
     about = {
         "step": state.step,
         "config": dataclasses.asdict(config),
+        "data": data,
         "history": state.history,
     }
     with atomic_path(folder / f"step-{state.step:08d}.safetensors") as temporary:
@@ -53,21 +57,25 @@ def save_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig) -> N
         left.unlink()
 
 
-def load_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig) -> bool:
+def load_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data: str) -> bool:
     """Continue from the newest readable checkpoint in `folder`; False if there is none.
+
+    A damaged checkpoint is passed over with a warning.
 
     Raises
     ------
     ValueError
-        If the checkpoints belong to a run with other settings or features of another width.
+        If the checkpoints belong to a run with other settings or other features, or if all of them are damaged.
     """
-    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+    paths = sorted(folder.glob("step-*.safetensors"), reverse=True)
+    for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
                 about = json.loads((file.metadata() or {})["training"])
-                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError):
-            continue  # the older generation takes over
+                saved = {name: file.get_tensor(name) for name in state.tensors()}
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            warnings.warn(f"{path} is damaged ({error}): going on from the checkpoint before it", stacklevel=2)
+            continue
         _same_run(path, about["config"], config)
         for name, tensor in state.tensors().items():
             if saved[name].shape != tensor.shape:
@@ -76,14 +84,16 @@ def load_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig) -> b
                     f"{list(tensor.shape)}: choose another out_dir, or remove {folder}"
                 )
             tensor.copy_(saved[name])
+        if about.get("data", data) != data:
+            raise ValueError(
+                f"{path} was written by a run on other features of the same shape: choose another out_dir, "
+                f"or remove {folder}"
+            )
         state.step, state.history = about["step"], about["history"]
         return True
+    if paths:
+        raise ValueError(f"every checkpoint in {folder} is damaged: remove the folder to train from the start")
     return False
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove the folder once the final model is safe."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _same_run(path: Path, saved: dict[str, Any], config: KSAEConfig) -> None:

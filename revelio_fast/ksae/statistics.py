@@ -32,9 +32,17 @@ def held_out_fvu(sae: KSparseAutoencoder, features: Tensor) -> float:
 
 @torch.no_grad()
 def official_statistics(sae: KSparseAutoencoder, x: Tensor) -> dict[str, float]:
-    """The authors' ``l0`` and ``dead_features``, of ReLU'd pre-activations *before* the top k: about n / 2 and 0."""
-    centred, active = x - sae.b_pre, torch.zeros(sae.n_latents, dtype=torch.int64)
+    """The authors' ``l0`` and ``dead_features``, of ReLU'd pre-activations *before* the top k: about n / 2 and 0.
+
+    ``official_explained_variance`` is their uncentred mean over rows of ``1 - |x_hat - x|^2 / |x|^2``.
+    """
+    centred, active = x - sae.b_pre, torch.zeros(sae.n_latents, dtype=torch.int64, device=x.device)
     for rows in centred.split(max(1, 2**26 // sae.n_latents)):
         active += (torch.addmm(sae.b_enc, rows, sae.W_enc.T) > 0).sum(0)
     share = active.double() / x.shape[0]
-    return {"official_l0": share.sum().item(), "official_dead": float((share < 1e-6).sum())}
+    error = (sae.decode(sae.encode(x)) - x).square().sum(1)
+    return {
+        "official_l0": share.sum().item(),
+        "official_dead": float((share < 1e-6).sum()),
+        "official_explained_variance": (1 - error / x.square().sum(1)).mean().item(),
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class KSAEResult:
     sae : KSparseAutoencoder
     history : dict of str to list of float
         Columns ``step, lr, fvu, l0, dead, aux_loss, holdout_fvu`` (NaN where not measured), one entry per logged step;
-        ``official_l0`` and ``official_dead`` with official semantics. `fvu` is that of the batch before its update.
+        ``official_l0``, ``official_dead`` and ``official_explained_variance`` with official semantics. `fvu` is that of
+        the batch before its update.
     metrics : dict of str to float
         Final ``fvu`` (mean of the last 10 logged), ``holdout_fvu``, ``l0``, ``dead``, ``steps``, ``rows_seen``, and
         ``seconds`` of this call (not written to disk, so that equal runs leave equal files).
@@ -83,18 +85,21 @@ def train_ksae(
     rows = TrainingRows(data, config.batch_size, config.seed, holdout, keep_short=official)
     held_out = checked_validation(validation, rows.d) if validation is not None else rows.held_out_features()
     state = _initial_state(rows, config)
-    folder = Path(out_dir) if out_dir is not None else None
+    folder, fingerprint = Path(out_dir) if out_dir is not None else None, rows.fingerprint()
     if folder is not None:
-        load_checkpoint(folder / "checkpoint", state, config)
+        load_checkpoint(folder / "checkpoint", state, config, fingerprint)
     dead_after = config.dead_after or min(10_000_000, max(10 * rows.batch_size, 2 * len(rows.training)))
     with tqdm(total=config.steps, initial=state.step, desc="k-SAE", disable=not progress, unit="step") as bar:
         while state.step < config.steps:
-            x = rows.batch(state.step)
+            x = rows.batch(state.step + official)
             dead = (state.rows_since_active >= dead_after).nonzero().flatten() if config.aux_k else _NONE
+            number = state.step + 1
+            last = number == config.steps
+            logged = last or number == 1 or number % config.log_every == 0
+            dense = official_statistics(state.sae, x) if official and logged else {}
             result = take_step(state, x, config, dead)
             l0 = note_activity(state, result.code)
-            last = state.step == config.steps
-            if last or state.step == 1 or state.step % config.log_every == 0:
+            if logged:
                 entry = {
                     "step": state.step,
                     "lr": config.lr_at(state.step),
@@ -104,17 +109,23 @@ def train_ksae(
                     "aux_loss": result.aux_loss.item(),
                     "holdout_fvu": float("nan"),
                 }
-                if official:
-                    entry |= official_statistics(state.sae, x)
+                entry |= dense
+                if not math.isfinite(entry["fvu"]):
+                    raise ValueError(
+                        f"training diverged: the FVU of step {state.step} is {entry['fvu']}. "
+                        f"Lower lr (now {config.lr}) or lengthen warmup_steps; the last checkpoint is untouched"
+                    )
                 if held_out is not None and (last or state.step % config.eval_every == 0):
                     entry["holdout_fvu"] = held_out_fvu(state.sae, held_out)
                 state.history.append(entry)
                 bar.set_postfix(fvu=f"{entry['fvu']:.4f}", l0=f"{l0:.1f}", dead=entry["dead"], refresh=False)
             if folder is not None and (last or state.step % config.checkpoint_every == 0):
-                save_checkpoint(folder / "checkpoint", state, config)
+                save_checkpoint(folder / "checkpoint", state, config, fingerprint)
+                _write_history(folder, state)
             bar.update()
     metrics = _metrics(state, rows)
     if folder is not None:
+        _write_history(folder, state)
         _write(folder, state, metrics, config)
     history = {name: [entry[name] for entry in state.history] for name in state.history[0]}
     return KSAEResult(state.sae, history, metrics | {"seconds": time.perf_counter() - started})
@@ -130,7 +141,9 @@ def _initial_state(rows: TrainingRows, config: KSAEConfig) -> TrainingState:
         sae = KSparseAutoencoder(rows.d, k=config.k, n_latents=config.latents(rows.d), relu=config.relu)
         if config.semantics == "official":
             sae.initialise_as_authors()
+    # The batch that gives the authors' b_dec is taken from their loader: training begins with the next one.
     mean = rows.batch(0).mean(0) if config.semantics == "official" else rows.features[rows.training].mean(0)
+    sae.to(rows.features.device)
     sae.b_pre.data.copy_(mean)
     return TrainingState(sae)
 
@@ -143,7 +156,7 @@ def _metrics(state: TrainingState, rows: TrainingRows) -> dict[str, float]:
         "l0": state.history[-1]["l0"],
         "dead": state.history[-1]["dead"],
         "steps": state.step,
-        "rows_seen": sum(_rows_of(rows, step) for step in range(state.step)),
+        "rows_seen": sum(_rows_of(rows, step + rows.keep_short) for step in range(state.step)),
     }
 
 
@@ -154,10 +167,13 @@ def _rows_of(rows: TrainingRows, step: int) -> int:
 
 def _write(folder: Path, state: TrainingState, metrics: dict[str, float], config: KSAEConfig) -> None:
     state.sae.save_pretrained(folder / "model")
+    known = {name: None if value != value else value for name, value in metrics.items()}  # NaN is not JSON
+    atomic_write_json(folder / "metrics.json", {"metrics": known, "config": dataclasses.asdict(config)})
+
+
+def _write_history(folder: Path, state: TrainingState) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(state.history[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(state.history)
     atomic_write_bytes(folder / "history.csv", text.getvalue().encode())
-    known = {name: None if value != value else value for name, value in metrics.items()}  # NaN is not JSON
-    atomic_write_json(folder / "metrics.json", {"metrics": known, "config": dataclasses.asdict(config)})

@@ -35,7 +35,7 @@ def dense_loop(config):
             W_dec.data /= W_dec.data.norm(dim=1, keepdim=True)
         ahead = 2 if official else 1
         optimiser.param_groups[0]["lr"] = config.lr * min(1.0, (step + ahead) / config.warmup_steps)
-        x = rows.batch(step)
+        x = rows.batch(step + official)
         h = (x - b_dec) @ W_enc + b_enc
         values, indices = h.topk(config.k, dim=1, sorted=False)
         z = torch.zeros_like(h).scatter(1, indices, values.relu() if config.relu else values)

@@ -5,6 +5,12 @@ import pytest
 from examples.planted_recovery import recovered_share
 
 
+def test_the_untrained_decoder_knows_none_of_the_directions():
+    share, _ = recovered_share("fused", steps=1)
+    # two random unit vectors in 64 dimensions have cosine > 0.9 with probability below 1e-20
+    assert share == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fused", "autograd"])
 def test_planted_directions_are_recovered(engine):

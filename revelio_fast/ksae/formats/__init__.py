@@ -12,12 +12,12 @@ __all__ = ["load_sae", "read_official", "write_official"]
 
 
 def load_sae(path: str | os.PathLike[str], *, k: int | None = None) -> KSparseAutoencoder:
-    """Read a k-SAE from our folder (or a run's `out_dir`), a Hub repository, or the authors' ``.pt`` file.
+    """Read a k-SAE from our folder (or a run's `out_dir`, or its weights file), the Hub, or the authors' ``.pt`` file.
 
     Parameters
     ----------
     path : path or str
-        A folder, ``owner/name`` on the Hub, or a file ending in .pt or .pth.
+        A folder, ``model.safetensors`` in one, ``owner/name`` on the Hub, or a file ending in .pt or .pth.
     k : int, optional
         For a ``.pt`` file whose settings do not say k.
 
@@ -29,6 +29,8 @@ def load_sae(path: str | os.PathLike[str], *, k: int | None = None) -> KSparseAu
     path = Path(path)
     if path.is_dir():
         return KSparseAutoencoder.from_pretrained(path / "model" if (path / "model").is_dir() else path)
+    if path.name == "model.safetensors" and path.is_file():
+        return KSparseAutoencoder.from_pretrained(path.parent)
     if path.suffix in (".pt", ".pth"):
         return read_official(path, k=k)
     if path.exists():

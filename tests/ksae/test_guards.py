@@ -1,0 +1,167 @@
+"""What must not pass silently: other data on resume, damaged checkpoints, divergence, hostile or odd .pt files."""
+
+import argparse
+import csv
+import pathlib
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+from revelio_fast import KSAEConfig, KSparseAutoencoder, load_sae, train_ksae
+from revelio_fast.ksae.rows import TrainingRows
+from revelio_fast.ksae.statistics import official_statistics
+from tests.ksae.data import planted
+
+SMALL = dict(k=3, n_latents=48, steps=20, batch_size=50, warmup_steps=5, log_every=5, checkpoint_every=10)
+
+
+def train(x, folder=None, **changes):
+    return train_ksae(x, KSAEConfig(**(SMALL | changes)), out_dir=folder, progress=False)
+
+
+def weights(n=12, d=4):
+    return {
+        "W_enc": torch.randn(d, n),
+        "b_enc": torch.zeros(n),
+        "W_dec": torch.randn(n, d),
+        "b_dec": torch.zeros(d),
+    }
+
+
+def test_a_run_does_not_go_on_with_other_features_of_the_same_shape(tmp_path):
+    train(planted(300, seed=1)[0], tmp_path)
+    with pytest.raises(ValueError, match=r"written by a run on other features of the same shape"):
+        train(planted(300, seed=2)[0], tmp_path, steps=40)
+
+
+def test_damaged_checkpoints_are_named_and_never_silently_restarted(tmp_path):
+    x, _ = planted(300)
+    train(x, tmp_path)
+    newest, older = sorted((tmp_path / "checkpoint").glob("step-*"), reverse=True)
+    newest.write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"step-00000020.safetensors is damaged"):
+        train(x, tmp_path)
+    for path in (newest, older):
+        path.write_bytes(pickle.dumps({"step": 3}))
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"every checkpoint in .* is damaged"):
+        train(x, tmp_path)
+
+
+def test_divergence_stops_before_it_is_saved(tmp_path):
+    x, _ = planted(300)
+    with pytest.raises(ValueError, match=r"training diverged: the FVU of step \d+ is (nan|inf)\. Lower lr"):
+        train(x, tmp_path, lr=1e30, log_every=1)
+    assert not list((tmp_path / "checkpoint").glob("step-*"))
+
+
+def test_the_history_can_be_read_while_the_run_goes_on(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("revelio_fast.ksae.train.held_out_fvu", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(planted(300)[0], tmp_path, steps=40, eval_every=15)
+    with (tmp_path / "history.csv").open() as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [1, 5, 10]
+
+
+def test_official_bias_is_the_mean_of_a_batch_that_is_then_passed_over(monkeypatch):
+    x, _ = planted(150)
+    seen = []
+    monkeypatch.setattr(
+        "revelio_fast.ksae.train.official_statistics",
+        lambda sae, x: seen.append((sae.b_pre.clone(), x)) or {},
+    )
+    train(x, semantics="official", holdout=0.0, steps=1)
+    (b_pre, first), rows = seen[0], TrainingRows(x, 50, 0, 0.0, keep_short=True)
+    assert torch.equal(b_pre, rows.batch(0).mean(0))
+    assert torch.equal(first, rows.batch(1))
+
+
+def test_official_explained_variance_is_uncentred():
+    x, _ = planted(150)
+    sae = KSparseAutoencoder(16, n_latents=48, k=3)
+    x_hat = sae(x).x_hat
+    want = torch.stack([1 - (r - h).square().sum() / r.square().sum() for r, h in zip(x, x_hat, strict=True)]).mean()
+    assert official_statistics(sae, x)["official_explained_variance"] == pytest.approx(want.item(), rel=1e-4)
+
+
+def test_encoding_features_of_another_width_names_both():
+    with pytest.raises(ValueError, match=r"x has features of width 9, this k-SAE was trained on width 8"):
+        KSparseAutoencoder(8, n_latents=16, k=2).encode(torch.randn(3, 9))
+
+
+@pytest.mark.parametrize(("key", "value"), [("k", '"3"'), ("n_latents", "-4"), ("relu", '"yes"'), ("d_in", "true")])
+def test_wrong_types_in_the_settings_are_named(tmp_path, key, value):
+    sae = KSparseAutoencoder(8, n_latents=16, k=2)
+    sae.save_pretrained(tmp_path)
+    was = {"k": "2", "n_latents": "16", "relu": "false", "d_in": "8"}[key]
+    text = (tmp_path / "config.json").read_text()
+    assert f'"{key}": {was}' in text
+    (tmp_path / "config.json").write_text(text.replace(f'"{key}": {was}', f'"{key}": {value}'))
+    with pytest.raises(ValueError, match=rf"config.json is damaged: {key} must be"):
+        load_sae(tmp_path)
+
+
+def test_the_weights_file_of_a_folder_is_read(tmp_path):
+    sae = KSparseAutoencoder(8, n_latents=16, k=2)
+    sae.save_pretrained(tmp_path)
+    assert torch.equal(load_sae(tmp_path / "model.safetensors").W_enc, sae.W_enc)
+
+
+def test_settings_with_paths_and_sets_are_read(tmp_path):
+    cfg = argparse.Namespace(
+        k=3, path=pathlib.Path("a/b"), names={"x", "y"}, dtype=torch.float32, device=torch.device("cpu")
+    )
+    state = weights()
+    torch.save({"cfg": cfg, "state_dict": state}, tmp_path / "sae.pt")
+    sae = load_sae(tmp_path / "sae.pt")
+    assert sae.k == 3
+    assert torch.equal(sae.W_enc, state["W_enc"].T)
+
+
+@pytest.mark.parametrize("call", [(eval, ("1/0",)), (exec, ("raise SystemExit",)), (getattr, (int, "real"))])
+def test_builtins_are_refused_too(tmp_path, call):
+    class Evil:
+        def __reduce__(self):
+            return call
+
+    torch.save({"cfg": Evil(), "state_dict": weights()}, tmp_path / "sae.pt")
+    with pytest.raises(ValueError, match=r"was refused: it asks for (builtins|__builtin__)\.\w+, which could execute"):
+        load_sae(tmp_path / "sae.pt")
+
+
+def leave_a_mark(path):
+    pathlib.Path(path).touch()
+
+
+def test_a_foreign_function_is_never_called(tmp_path):
+    """A function of an importable package becomes an inert record."""
+
+    class Evil:
+        def __reduce__(self):
+            return leave_a_mark, (str(tmp_path / "mark"),)
+
+    torch.save({"cfg": {"k": 2, "extra": Evil()}, "state_dict": weights()}, tmp_path / "sae.pt")
+    assert load_sae(tmp_path / "sae.pt").k == 2
+    assert not (tmp_path / "mark").exists()
+    pickle.loads(pickle.dumps(Evil()))
+    assert (tmp_path / "mark").exists(), "the file would have acted if it had been unpickled"
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    torch.save({"cfg": {"k": 2}, "state_dict": weights()}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as old, zipfile.ZipFile(tmp_path / "sae.pt", "w") as new:
+        for member in old.infolist():
+            new.writestr(member.filename, old.read(member), compress_type=zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match=r"was refused: it is compressed"):
+        load_sae(tmp_path / "sae.pt")
+
+
+def test_a_tensor_that_claims_more_than_is_stored_is_refused(tmp_path):
+    state = weights() | {"b_enc": torch.zeros(1).expand(2**40)}
+    torch.save({"cfg": {"k": 2}, "state_dict": state}, tmp_path / "sae.pt")
+    with pytest.raises(ValueError, match=r"claims more than the 1 stored numbers"):
+        load_sae(tmp_path / "sae.pt")
