@@ -181,6 +181,6 @@ def test_the_evaluation_script_writes_card_and_figures(tmp_path: Path) -> None:
     paths = ["--model", mini_sd_path(), "--json", tmp_path / "d" / "m.json", "--sheet", tmp_path / "d" / "i" / "s.png"]
     main([*map(str, paths), *sizes])
     figures = json.loads((tmp_path / "d" / "m.json").read_text())
-    assert len(figures["probes"]) == 18 and figures["probes"][0]["n_test"] == 30
+    assert len(figures["probes"]) == 20 and figures["probes"][0]["n_test"] == 30
     text = (tmp_path / "d" / "m.md").read_text()
     assert "![samples](i/s.png)" in text and "raw pixels" in text and "## Training" in text
