@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -192,10 +193,10 @@ class KSparseAutoencoder(nn.Module):
 
     def push_to_hub(self, repository: str, *, private: bool = False, message: str = "Upload k-SAE") -> str:
         """Upload the model to a Hub repository (created if missing) and return the commit's address."""
-        import tempfile
-
-        from huggingface_hub import HfApi
-
+        try:
+            from huggingface_hub import HfApi
+        except ImportError as error:
+            raise ImportError("uploading needs huggingface_hub: pip install 'revelio-fast[models]'") from error
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:

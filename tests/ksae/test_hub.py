@@ -1,0 +1,57 @@
+"""Upload and download through huggingface_hub, whose two network calls are recorded instead of made."""
+
+import shutil
+import sys
+
+import pytest
+import torch
+
+from revelio_fast import KSparseAutoencoder, load_sae
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder that stands for the Hub's storage; returns the list of calls."""
+    calls = []
+
+    class Api:
+        def create_repo(self, repository, **options):
+            calls.append(("create", repository, options))
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            calls.append(("upload", repo_id, commit_message))
+            shutil.copytree(folder_path, tmp_path / repo_id)
+            return f"https://hub/{repo_id}/commit/1"
+
+    def snapshot_download(repository, *, revision, allow_patterns):
+        calls.append(("download", repository, revision, sorted(allow_patterns)))
+        return str(tmp_path / repository)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return calls
+
+
+def test_what_is_uploaded_comes_back(hub):
+    sae = KSparseAutoencoder(8, n_latents=24, k=3, relu=True)
+    assert sae.push_to_hub("me/sae", private=True, message="first") == "https://hub/me/sae/commit/1"
+    back = load_sae("me/sae")
+    assert (back.k, back.relu, back.d_in, back.n_latents) == (3, True, 8, 24)
+    assert all(torch.equal(a, b) for a, b in zip(back.parameters(), sae.parameters(), strict=True))
+    KSparseAutoencoder.from_pretrained("me/sae", revision="v1")
+    assert hub == [
+        ("create", "me/sae", {"private": True, "exist_ok": True}),
+        ("upload", "me/sae", "first"),
+        ("download", "me/sae", None, ["config.json", "model.safetensors"]),
+        ("download", "me/sae", "v1", ["config.json", "model.safetensors"]),
+    ]
+
+
+def test_without_huggingface_hub_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"pip install 'revelio-fast\[models\]'"):
+        KSparseAutoencoder(8, n_latents=24, k=3).push_to_hub("me/sae")
+    with pytest.raises(ImportError, match=r"pip install 'revelio-fast\[models\]'"):
+        load_sae("me/sae")
