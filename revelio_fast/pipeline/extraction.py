@@ -108,7 +108,7 @@ class Extraction:
             if not loaded:
                 loaded.append(self._extractor(which, layers, timesteps))
             write: Any = extract_to_store if kind == "features" else extract_maps
-            write(
+            written = write(
                 loaded[0],
                 source,
                 folder,
@@ -117,7 +117,7 @@ class Extraction:
                 on_error=config.source.on_error,
                 progress=self.progress,
             )
-            return {"skipped": _skipped(folder), "shapes": {k: list(v) for k, v in loaded[0].layer_shapes().items()}}
+            return {"skipped": _skipped(folder), "rows": len(written[loaded[0].keys[0]])}
 
         found = {}
         for half, source in self._halves():

@@ -46,6 +46,6 @@ sae: {{k: 24, expansion_factor: 1, steps: 30, batch_size: 30, warmup_steps: 5, l
 purity: {{kept: 10, top_images: 5, permutations: 20, bootstrap: 20}}
 baselines: {{pixel_size: 8}}
 diffc: {{width: 8, epochs: 3, lr: 0.003, lr_min: 0.001}}
-report: {{sheets: 2}}
+report: {{sheets: 0}}
 out_dir: {tmp_path / "run"}
 """

@@ -19,7 +19,7 @@ from revelio_fast.pipeline.main_table import main_table
 
 
 def test_a_run_and_its_rerun(settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = parse_config(settings)
+    config = parse_config(settings, overrides=["report.sheets=2"])
     first = run(config, progress=True)
     shown = capsys.readouterr().err
     assert "k-SAE: bottleneck, t = 25 (30 x 64)" in shown and "done before" not in shown
@@ -48,6 +48,7 @@ def test_a_run_and_its_rerun(settings: str, tmp_path: Path, capsys: pytest.Captu
     assert "10 of its 40 images" in text and "random weights" in text and "raw pixels" in text
     assert {p.name for p in root.iterdir()} >= {"config.json", "versions.json", "stages.json", "report"}
     assert json.loads((root / "config.json").read_text())["layers"] == ["bottleneck"]
+    assert len(list((root / "report" / "sheets").rglob("latent-*.png"))) == 2
     assert list((root / "report" / "tables").glob("*.csv")) and list((root / "report" / "figures").glob("*.png"))
     (classifier,) = [stage for stage in first.stages if stage.name == "Diff-C: bottleneck, t = 25"]
     assert DiffC.from_pretrained(classifier.folder / "model").class_names == ["dark", "light"]
@@ -144,7 +145,8 @@ def test_the_stores_hold_what_the_stages_say(settings: str) -> None:
     by_name = {stage.folder.parent.name + "/" + stage.folder.name.rsplit("-", 1)[0]: stage for stage in result.stages}
     tops = by_name["tops/model-bottleneck-t25"].folder / "top_activations.safetensors"
     assert TopActivations.load(tops).image_ids.max() < 40
-    assert by_name["features/model-train"].output["shapes"] == {"bottleneck": [64, 2, 2]}
+    assert by_name["features/model-train"].output == {"skipped": [], "rows": 30}
+    assert by_name["features/model-test"].output["rows"] == 10
 
 
 def test_hold_out_takes_a_share_of_each_class() -> None:

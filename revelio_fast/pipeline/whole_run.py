@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from revelio_fast.atomic import atomic_write_json
-from revelio_fast.config import RunConfig
+from revelio_fast.config import RunConfig, load_config
 from revelio_fast.pipeline.classifier import classify
 from revelio_fast.pipeline.extraction import LATENTS, MODEL, PIXELS, RANDOM, Extraction
 from revelio_fast.pipeline.inputs import Images, open_images
@@ -41,7 +42,7 @@ class RunResult:
     stages: list[Stage] = field(default_factory=list)
 
 
-def run(config: RunConfig, *, progress: bool = True) -> RunResult:
+def run(config: RunConfig | str | os.PathLike[str], *, progress: bool = True) -> RunResult:
     """Do everything a configuration asks for and write the report.
 
     Extraction, a k-SAE for each layer and timestep, top images, purity, linear probes, the same on the baselines,
@@ -50,8 +51,8 @@ def run(config: RunConfig, *, progress: bool = True) -> RunResult:
 
     Parameters
     ----------
-    config : RunConfig
-        From `load_config`, or made in Python.
+    config : RunConfig or path
+        A YAML file, or settings made in Python.
     progress : bool
         Print the stages and progress bars to stderr.
 
@@ -61,6 +62,8 @@ def run(config: RunConfig, *, progress: bool = True) -> RunResult:
         If the model, a layer or the source does not exist, or images cannot be read; the message says what to do.
     """
     started = time.perf_counter()
+    if not isinstance(config, RunConfig):
+        config = load_config(config)
     root = Path(config.out_dir)
     stages = Stages(root, progress)
     images = open_images(config)
