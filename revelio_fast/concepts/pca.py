@@ -45,8 +45,6 @@ def _colours(maps: Tensor, clip: float) -> Tensor:
     components = vectors[:, -3:].flip(1)
     strongest = components.gather(0, components.abs().argmax(0, keepdim=True))
     projected = rows @ (components * strongest.sign())
-    low, high = torch.from_numpy(np.quantile(projected.numpy(force=True), [clip, 1 - clip], axis=0)).to(
-        maps.device
-    )
+    low, high = torch.from_numpy(np.quantile(projected.numpy(force=True), [clip, 1 - clip], axis=0)).to(maps.device)
     scaled = ((projected - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
     return scaled.float().reshape(n, height, width, 3).permute(0, 3, 1, 2)

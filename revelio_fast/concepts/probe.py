@@ -81,9 +81,7 @@ def linear_probe(
     x, y = _checked("train", train_x, train_y)
     test_features, test_labels = _checked("test", test_x, test_y)
     if x.shape[1] != test_features.shape[1]:
-        raise ValueError(
-            f"Training features have {x.shape[1]} columns, test features {test_features.shape[1]}."
-        )
+        raise ValueError(f"Training features have {x.shape[1]} columns, test features {test_features.shape[1]}.")
     classes, counts = np.unique(y, return_counts=True)
     if len(classes) < 2:
         raise ValueError(f"A probe needs at least two classes in the training rows, got {len(classes)}.")

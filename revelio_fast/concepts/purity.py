@@ -94,9 +94,7 @@ def rank_latents(tops: TopActivations, ranking: str = "paper", min_active: int =
     """
     if ranking not in RANKINGS:
         raise ValueError(f"ranking must be one of {', '.join(RANKINGS)}, got {ranking!r}.")
-    scores = {"paper": tops.mean_activation, "frequency": tops.counts, "max": tops.values[:, 0]}[
-        ranking
-    ].cpu()
+    scores = {"paper": tops.mean_activation, "frequency": tops.counts, "max": tops.values[:, 0]}[ranking].cpu()
     qualified = (tops.counts.cpu() > min_active).nonzero().flatten()
     return qualified[scores[qualified].argsort(descending=True, stable=True)]
 
@@ -152,9 +150,7 @@ def label_purity(
     where = torch.searchsorted(ids, places).clamp_max(len(ids) - 1)
     usable = (ids[where] == places).all(1)
     if len(order) and not usable.all():
-        notes.append(
-            f"Latents left out because some of their top images have no label: {int((~usable).sum())}."
-        )
+        notes.append(f"Latents left out because some of their top images have no label: {int((~usable).sum())}.")
     order, where = order[usable], where[usable]
     if not len(order):
         raise ValueError(

@@ -103,9 +103,7 @@ def _update_dense(tops: TopActivations, sae: KSparseAutoencoder, features: Tenso
     strongest, rows = strongest[: tops.m].T, rows[: tops.m].T
     new_values = strongest.masked_fill(strongest <= 0, -torch.inf)
     new_ids = image_ids[rows].masked_fill(strongest <= 0, -1)
-    values, ids = merge_ranked(
-        torch.cat([tops.values, new_values], 1), torch.cat([tops.image_ids, new_ids], 1), tops.m
-    )
+    values, ids = merge_ranked(torch.cat([tops.values, new_values], 1), torch.cat([tops.image_ids, new_ids], 1), tops.m)
     sums = tops.state.sums + activations.sum(0, dtype=torch.float64)
     tops.state = TopState(values, ids, sums, tops.counts + (activations > 0).sum(0))
     tops.n_images += features.shape[0]

@@ -131,9 +131,7 @@ def read_config(model: str, file: str, revision: str | None = None) -> dict:
                 f"{folder} has no {file}: give a folder in diffusers format, as `pipeline.save_pretrained` writes it."
             )
     elif folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise ModelError(
-            f"There is no model folder {model}. Give a local folder or a Hub id such as 'owner/name'."
-        )
+        raise ModelError(f"There is no model folder {model}. Give a local folder or a Hub id such as 'owner/name'.")
     else:
         path = _from_hub(model, file, revision)
     try:
@@ -161,7 +159,5 @@ def layer_table(
     model: str | os.PathLike[str], image_size: int | None = None, revision: str | None = None
 ) -> list[LayerCost]:
     """The layers of a model with shapes and costs, from its configuration alone: no weights are read."""
-    spec = ModelSpec(
-        os.fspath(model), (), "", image_size, torch.float32, torch.device("cpu"), 0, False, revision
-    )
+    spec = ModelSpec(os.fspath(model), (), "", image_size, torch.float32, torch.device("cpu"), 0, False, revision)
     return find_family(spec.model, revision)(spec).layer_table()

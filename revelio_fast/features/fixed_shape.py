@@ -32,9 +32,7 @@ class FixedShapeForward:
     ):
         self._function = function
         self._capture = capture and device.type == "cuda"
-        self._graphs: dict[
-            tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor, dict[str, Tensor]]
-        ] = {}
+        self._graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor, dict[str, Tensor]]] = {}
 
     def __call__(self, noisy: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
         if not self._capture:

@@ -108,9 +108,7 @@ class MapWriter:
         return file
 
     def _check_same(self, found: dict[str, Any]) -> None:
-        pairs = {
-            name: (found.get(name), self._manifest[name]) for name in ("kind", "schema_version", "dtype")
-        }
+        pairs = {name: (found.get(name), self._manifest[name]) for name in ("kind", "schema_version", "dtype")}
         pairs["map shape"] = (found.get("shape", [0])[1:], list(self._map_shape))
         about, wanted = found.get("about", {}), self._manifest["about"]
         pairs |= {name: (about.get(name), wanted.get(name)) for name in {*about, *wanted}}

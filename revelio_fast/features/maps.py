@@ -128,9 +128,7 @@ def extract_maps(
         ):
             for key, writer in writers.items():
                 new = torch.tensor([image_id not in done[key] for image_id in batch.image_ids.tolist()])
-                writer.append(
-                    batch.features[key][new.to(extractor.device)], batch.image_ids[new], batch.labels[new]
-                )
+                writer.append(batch.features[key][new.to(extractor.device)], batch.image_ids[new], batch.labels[new])
         write_skipped(Path(out_dir), extractor.skipped)
     return {key: MapStore.open(folder) for key, folder in folders.items()}
 
@@ -138,9 +136,7 @@ def extract_maps(
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
-        raise MapStoreError(
-            f"There is no map store at {folder}: it has no {MANIFEST}. Run the extraction of maps."
-        )
+        raise MapStoreError(f"There is no map store at {folder}: it has no {MANIFEST}. Run the extraction of maps.")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -153,9 +149,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{SCHEMA_VERSION}: update revelio_fast or extract again."
         )
     if not manifest["complete"]:
-        raise MapStoreError(
-            f"The map store {folder} is unfinished: run the same extraction again, it continues."
-        )
+        raise MapStoreError(f"The map store {folder} is unfinished: run the same extraction again, it continues.")
     return manifest
 
 

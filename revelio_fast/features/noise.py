@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 
-def image_noise(
-    seed: int, image_ids: Sequence[int], timestep: int, sample: int, shape: Sequence[int]
-) -> Tensor:
+def image_noise(seed: int, image_ids: Sequence[int], timestep: int, sample: int, shape: Sequence[int]) -> Tensor:
     """Standard normal noise, one independent stream per image.
 
     Drawn on the CPU in float32 whatever the model's device and dtype, so both give the same noise.

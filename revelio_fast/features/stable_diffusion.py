@@ -86,9 +86,7 @@ class StableDiffusion(ModelFamily):
         spec = self._spec
         index = read_config(spec.model, "model_index.json", spec.revision)
         tokenizer = _part(index["tokenizer"][1], spec, "tokenizer")
-        encoder = _part(index["text_encoder"][1], spec, "text_encoder", torch_dtype=spec.dtype).to(
-            spec.device
-        )
+        encoder = _part(index["text_encoder"][1], spec, "text_encoder", torch_dtype=spec.dtype).to(spec.device)
         tokens = tokenizer(
             prompt,
             padding="max_length",
@@ -135,9 +133,7 @@ class StableDiffusion(ModelFamily):
             def note(name: str) -> Any:
                 return lambda *_: flops.__setitem__(name, counter.get_total_flops())
 
-            handles = [
-                unet.get_submodule(path).register_forward_hook(note(name)) for name, path in paths.items()
-            ]
+            handles = [unet.get_submodule(path).register_forward_hook(note(name)) for name, path in paths.items()]
             shapes = self._run_skeleton(paths)
             total = counter.get_total_flops()
         for handle in handles:
@@ -207,14 +203,10 @@ def _part(class_name: str, spec: ModelSpec, subfolder: str, **options: Any) -> A
         import diffusers
         import transformers
     except ImportError as error:
-        raise ModelError(
-            "Stable Diffusion needs more packages: pip install 'revelio-fast[models]'."
-        ) from error
+        raise ModelError("Stable Diffusion needs more packages: pip install 'revelio-fast[models]'.") from error
     kind = getattr(diffusers, class_name, None) or getattr(transformers, class_name, None)
     if kind is None:
-        raise ModelError(
-            f"The {subfolder} of {spec.model} is a {class_name!r}, unknown to the installed libraries."
-        )
+        raise ModelError(f"The {subfolder} of {spec.model} is a {class_name!r}, unknown to the installed libraries.")
     if "torch_dtype" in options:
         options["use_safetensors"] = True
         if issubclass(kind, transformers.PreTrainedModel):

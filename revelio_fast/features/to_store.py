@@ -112,9 +112,7 @@ def extract_to_store(
         ):
             for key, writer in writers.items():
                 new = torch.tensor([image_id not in done[key] for image_id in batch.image_ids.tolist()])
-                writer.append(
-                    batch.features[key][new.to(extractor.device)], batch.image_ids[new], batch.labels[new]
-                )
+                writer.append(batch.features[key][new.to(extractor.device)], batch.image_ids[new], batch.labels[new])
             if time.monotonic() - saved > FLUSH_SECONDS:
                 for writer in writers.values():
                     writer.flush()

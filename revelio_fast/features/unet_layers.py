@@ -59,8 +59,7 @@ class Taps:
     def __init__(self, network: nn.Module, paths: dict[str, str]):
         self.outputs: dict[str, Tensor | None] = {}
         self._handles = [
-            network.get_submodule(path).register_forward_hook(self._keeper(name))
-            for name, path in paths.items()
+            network.get_submodule(path).register_forward_hook(self._keeper(name)) for name, path in paths.items()
         ]
 
     def _keeper(self, name: str) -> Callable[..., None]:

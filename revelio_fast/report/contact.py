@@ -40,9 +40,7 @@ class ContactSheets:
         self._thumbnails: dict[int, Image] = {}
         self.missing: dict[int, str] = {}
 
-    def latent(
-        self, tops: TopActivations, latent: int, images: int = 10, columns: int = 5, title: str = ""
-    ) -> Image:
+    def latent(self, tops: TopActivations, latent: int, images: int = 10, columns: int = 5, title: str = "") -> Image:
         """The sheet of one latent: its strongest `images`, each with label name and activation."""
         from PIL import Image as PILImage
         from PIL import ImageDraw
@@ -69,9 +67,7 @@ class ContactSheets:
             draw.text((x, y + TILE + 14), f"{value:.3g}  #{image_id}", "dimgray", _font(10))
         return sheet
 
-    def overview(
-        self, tops: TopActivations, latents: Sequence[int], images: int = 9, title: str = ""
-    ) -> Image:
+    def overview(self, tops: TopActivations, latents: Sequence[int], images: int = 9, title: str = "") -> Image:
         """One row of top images for each latent, with its number and its commonest label."""
         from PIL import Image as PILImage
         from PIL import ImageDraw
@@ -85,9 +81,7 @@ class ContactSheets:
             y = 22 + row * (tile + gap)
             ids, _ = _strongest(tops, latent, images)
             draw.text((MARGIN, y + 8), f"latent {latent}", "black", _font(12))
-            draw.text(
-                (MARGIN, y + 26), _fitted(draw, self.majority(ids), left - 10, 11), "dimgray", _font(11)
-            )
+            draw.text((MARGIN, y + 26), _fitted(draw, self.majority(ids), left - 10, 11), "dimgray", _font(11))
             for place, image_id in enumerate(ids):
                 sheet.paste(self._thumbnail(image_id).resize((tile, tile)), (left + place * (tile + gap), y))
         return sheet
@@ -114,11 +108,7 @@ class ContactSheets:
         if image_id not in self._thumbnails:
             try:
                 image = self._load_image(image_id).convert("RGB")
-                method = (
-                    PILImage.Resampling.NEAREST
-                    if max(image.size) < TILE // 2
-                    else PILImage.Resampling.BICUBIC
-                )
+                method = PILImage.Resampling.NEAREST if max(image.size) < TILE // 2 else PILImage.Resampling.BICUBIC
                 self._thumbnails[image_id] = ImageOps.fit(image, (TILE, TILE), method=method)
             except (OSError, KeyError, ValueError) as error:
                 self.missing[image_id] = str(error)
@@ -156,9 +146,7 @@ def write_sheets(run: LayerRun, sheets: ContactSheets, folder: Path, latents: in
         ids, _ = _strongest(run.tops, latent, images)
         path = folder / f"latent-{latent:06d}.png"
         _save(
-            sheets.latent(
-                run.tops, latent, images, title=f"{where}, latent {latent}: {sheets.majority(ids)}"
-            ),
+            sheets.latent(run.tops, latent, images, title=f"{where}, latent {latent}: {sheets.majority(ids)}"),
             path,
         )
         paths.append(path)

@@ -44,13 +44,8 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def purity_by_layer(summary: RunSummary) -> Figure | None:
     """Purity over layers, one line for each timestep, with chance and baselines."""
-    lines = [
-        (f"t = {t}", [r for r in summary.layers if r.timestep == t and r.purity])
-        for t in timesteps_of(summary)
-    ]
-    return _purity_lines(
-        summary, lines, [str(layer) for layer in layers_of(summary)], lambda run: run.layer, "layer"
-    )
+    lines = [(f"t = {t}", [r for r in summary.layers if r.timestep == t and r.purity]) for t in timesteps_of(summary)]
+    return _purity_lines(summary, lines, [str(layer) for layer in layers_of(summary)], lambda run: run.layer, "layer")
 
 
 def purity_by_timestep(summary: RunSummary) -> Figure | None:
@@ -58,9 +53,7 @@ def purity_by_timestep(summary: RunSummary) -> Figure | None:
     times = timesteps_of(summary)
     if len(times) < 2:
         return None
-    lines = [
-        (layer, [r for r in summary.layers if r.layer == layer and r.purity]) for layer in layers_of(summary)
-    ]
+    lines = [(layer, [r for r in summary.layers if r.layer == layer and r.purity]) for layer in layers_of(summary)]
     return _purity_lines(summary, lines, [str(t) for t in times], lambda run: str(run.timestep), "timestep")
 
 
@@ -116,15 +109,11 @@ def accuracies(summary: RunSummary) -> Figure | None:
         return None
     figure, panels = new_figure(int(bool(diffc)) + int(bool(probes)))
     if probes:
-        points = [
-            (f"{r.layer}\nt={r.timestep}", r.probe.accuracy, r.probe.interval) for r in probes if r.probe
-        ]
+        points = [(f"{r.layer}\nt={r.timestep}", r.probe.accuracy, r.probe.interval) for r in probes if r.probe]
         panel = panels.pop(0)
         _points(panel, points, "linear probe on pooled features")
         _baseline_lines(panel, summary, lambda baseline: baseline.probe and baseline.probe.accuracy)
-        panel.axhline(
-            probes[0].probe.chance if probes[0].probe else 0, color="black", linestyle="--", label="chance"
-        )
+        panel.axhline(probes[0].probe.chance if probes[0].probe else 0, color="black", linestyle="--", label="chance")
         _from_zero(panel)
     if diffc:
         panel = panels.pop(0)
@@ -163,9 +152,7 @@ def columns_of(history: History) -> dict[str, list[float]]:
 
 def training_curves(summary: RunSummary) -> Figure | None:
     """FVU (and held-out FVU, dashed), L0 and dead latents over training steps, one line for each k-SAE."""
-    histories = [
-        (f"{r.layer} t={r.timestep}", columns_of(r.history)) for r in summary.layers if len(r.history)
-    ]
+    histories = [(f"{r.layer} t={r.timestep}", columns_of(r.history)) for r in summary.layers if len(r.history)]
     if not histories:
         return None
     figure, panels = new_figure(3)

@@ -77,9 +77,7 @@ def _probe_baselines(summary: RunSummary) -> list[str]:
             continue
         best = max(rivals, key=lambda run: run.probe.accuracy if run.probe else 0.0)
         assert best.probe is not None
-        verdict = _verdict(
-            best.probe.accuracy, best.probe.interval, baseline.probe.accuracy, baseline.probe.interval
-        )
+        verdict = _verdict(best.probe.accuracy, best.probe.interval, baseline.probe.accuracy, baseline.probe.interval)
         sentences.append(
             f"Linear probe, {_beside(baseline)}: {baseline.probe.accuracy:.1%} against {best.probe.accuracy:.1%} for "
             f"{best.layer} at t={best.timestep}{_of(rivals)}: {verdict}."
@@ -119,14 +117,10 @@ def _diffc(summary: RunSummary) -> list[str]:
                 f"({diffc_chance(run):.1%})."
             )
     for baseline in (run for run in summary.diffc if run.baseline):
-        same = [
-            run for run in models if (run.layer, run.timestep) == (baseline.layer, baseline.timestep)
-        ] or models
+        same = [run for run in models if (run.layer, run.timestep) == (baseline.layer, baseline.timestep)] or models
         if same:
             best = max(same, key=lambda run: run.accuracy)
-            verdict = _verdict(
-                best.accuracy, diffc_interval(best), baseline.accuracy, diffc_interval(baseline)
-            )
+            verdict = _verdict(best.accuracy, diffc_interval(best), baseline.accuracy, diffc_interval(baseline))
             sentences.append(
                 f"Diff-C, {baseline.baseline} ({baseline.layer}, t={baseline.timestep}): {baseline.accuracy:.1%} "
                 f"against {best.accuracy:.1%} for {best.layer} at t={best.timestep}: {verdict}."
@@ -143,9 +137,7 @@ def _training(summary: RunSummary) -> list[str]:
     ]
 
 
-def _verdict(
-    ours: float, our_interval: tuple[float, float], theirs: float, their_interval: tuple[float, float]
-) -> str:
+def _verdict(ours: float, our_interval: tuple[float, float], theirs: float, their_interval: tuple[float, float]) -> str:
     if our_interval[0] > their_interval[1]:
         return "the model wins"
     if their_interval[0] > our_interval[1]:

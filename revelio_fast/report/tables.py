@@ -127,12 +127,8 @@ def purity_table(summary: RunSummary) -> Table | None:
     if not rows:
         return None
     percent = dict.fromkeys(["majority share", "majority low", "majority high", "majority chance"], ".1%")
-    plain = dict.fromkeys(
-        ["sigma_label", "sigma chance", "entropy (bits)", "entropy chance", "entropy (0-1)"], ".3f"
-    )
-    example = next(
-        p for p in (*(r.purity for r in summary.layers), *(b.purity for b in summary.baselines)) if p
-    )
+    plain = dict.fromkeys(["sigma_label", "sigma chance", "entropy (bits)", "entropy chance", "entropy (0-1)"], ".3f")
+    example = next(p for p in (*(r.purity for r in summary.layers), *(b.purity for b in summary.baselines)) if p)
     return Table(
         "purity",
         f"Agreement of the labels of each latent's top-{example.top_images} images. Chance and p-values by shuffling "
@@ -211,11 +207,7 @@ def ksae_table(summary: RunSummary) -> Table | None:
     """Sizes and final training figures of each k-SAE."""
     if not summary.layers:
         return None
-    names = [
-        name
-        for name in ("fvu", "holdout_fvu", "l0", "dead")
-        if any(name in r.metrics for r in summary.layers)
-    ]
+    names = [name for name in ("fvu", "holdout_fvu", "l0", "dead") if any(name in r.metrics for r in summary.layers)]
     rows: list[list[Cell]] = []
     for run in summary.layers:
         active = int((run.tops.counts > 0).sum()) if run.tops else None
@@ -236,15 +228,11 @@ def seconds_table(summary: RunSummary) -> Table | None:
     for run in summary.layers:
         rows += [[f"{run.layer} t={run.timestep}", phase, float(s)] for phase, s in run.seconds.items()]
     for diffc in summary.diffc:
-        where = f"Diff-C {diffc.layer} t={diffc.timestep}" + (
-            f" ({diffc.baseline})" if diffc.baseline else ""
-        )
+        where = f"Diff-C {diffc.layer} t={diffc.timestep}" + (f" ({diffc.baseline})" if diffc.baseline else "")
         rows += [[where, phase, float(s)] for phase, s in diffc.seconds.items()]
     if not rows:
         return None
-    return Table(
-        "seconds", "Measured wall time, seconds.", ["what", "phase", "seconds"], rows, {"seconds": ".1f"}
-    )
+    return Table("seconds", "Measured wall time, seconds.", ["what", "phase", "seconds"], rows, {"seconds": ".1f"})
 
 
 def all_tables(summary: RunSummary) -> list[Table]:

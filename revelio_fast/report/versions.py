@@ -30,9 +30,7 @@ def versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    found["machine"] = (
-        f"{_processor()}, {os.cpu_count()} logical cores, {torch.get_num_threads()} torch threads"
-    )
+    found["machine"] = f"{_processor()}, {os.cpu_count()} logical cores, {torch.get_num_threads()} torch threads"
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     found["system"] = platform.platform()

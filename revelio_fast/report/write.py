@@ -152,28 +152,18 @@ def _markdown(
     notes = list(summary.notes)
     if unreadable:
         image_id, reason = next(iter(unreadable.items()))
-        notes.append(
-            f"Images that the sheets could not show: {len(unreadable)} (first: #{image_id}, {reason})."
-        )
+        notes.append(f"Images that the sheets could not show: {len(unreadable)} (first: #{image_id}, {reason}).")
     if not any(run.baseline for run in summary.diffc) and not summary.baselines:
         notes.append("No baselines were run: read the figures below against chance only.")
     parts += [_section("Notes", _bullets(notes)), _section("Findings", _bullets(findings(summary)))]
-    body = "".join(
-        f"**{t.name}** ([CSV](tables/{t.name}.csv)). {t.caption}\n\n{t.markdown()}\n" for t in tables
-    )
+    body = "".join(f"**{t.name}** ([CSV](tables/{t.name}.csv)). {t.caption}\n\n{t.markdown()}\n" for t in tables)
     parts.append(_section("Tables", body))
-    parts.append(
-        _section("Figures", "".join(f"![{caption}]({path})\n\n{caption}\n\n" for path, caption in drawn))
-    )
-    parts.append(
-        _section("Top images of top latents", "".join(_gallery(run, paths) for run, paths in sheets))
-    )
+    parts.append(_section("Figures", "".join(f"![{caption}]({path})\n\n{caption}\n\n" for path, caption in drawn)))
+    parts.append(_section("Top images of top latents", "".join(_gallery(run, paths) for run, paths in sheets)))
     if summary.config:
         text = json.dumps(_json_values(summary.config), indent=2, ensure_ascii=False)
         parts.append(_section("Configuration", f"```json\n{text}\n```\n"))
-    parts.append(
-        _section("Made with", _bullets([f"{name}: {value}" for name, value in summary.versions.items()]))
-    )
+    parts.append(_section("Made with", _bullets([f"{name}: {value}" for name, value in summary.versions.items()])))
     return "\n".join(part for part in parts if part)
 
 

@@ -118,9 +118,7 @@ class Manifest:
                 dtype=str(raw["dtype"]),
                 shard_rows=int(raw["shard_rows"]),
                 complete=bool(raw["complete"]),
-                shards=[
-                    Shard(s["file"], int(s["rows"]), int(s["bytes"]), s["sha256"]) for s in raw["shards"]
-                ],
+                shards=[Shard(s["file"], int(s["rows"]), int(s["bytes"]), s["sha256"]) for s in raw["shards"]],
             )
             rows = int(raw["rows"])
         except (KeyError, TypeError, ValueError) as error:

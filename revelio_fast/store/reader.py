@@ -154,9 +154,7 @@ class ActivationStore:
         return self.rows
 
     def __repr__(self) -> str:
-        about = ", ".join(
-            f"{key}={self.about[key]!r}" for key in ("model", "layer", "timestep") if key in self.about
-        )
+        about = ", ".join(f"{key}={self.about[key]!r}" for key in ("model", "layer", "timestep") if key in self.about)
         return f"ActivationStore({str(self.path)!r}, rows={self.rows}, d={self.d}, {self.dtype}{about and ', '}{about})"
 
     def features(self, dtype: torch.dtype | None = torch.float32) -> Tensor:
@@ -233,9 +231,7 @@ class ActivationStore:
             )
         return self._shuffled(batch_size, seed, per_epoch, epochs, start_batch)
 
-    def _shuffled(
-        self, size: int, seed: int, per_epoch: int, epochs: int | None, start: int
-    ) -> Iterator[Rows]:
+    def _shuffled(self, size: int, seed: int, per_epoch: int, epochs: int | None, start: int) -> Iterator[Rows]:
         if self._exactly_held() is None and self._fits_in_memory():
             self.features(dtype=None)
         epoch, first = divmod(start, per_epoch)

@@ -70,9 +70,7 @@ def map_shard(folder: Path, shard: Shard, manifest: Manifest) -> tuple[Tensor, T
             f"the manifest says {[shard.rows, manifest.d]}. {_FIX}"
         )
     if features.dtype != DTYPES[manifest.dtype]:
-        raise StoreError(
-            f"The shard {path} holds {features.dtype}, the manifest says {manifest.dtype}. {_FIX}"
-        )
+        raise StoreError(f"The shard {path} holds {features.dtype}, the manifest says {manifest.dtype}. {_FIX}")
     if not image_ids.shape == labels.shape == (shard.rows,):
         raise StoreError(f"The shard {path} does not hold one image id and one label for each row. {_FIX}")
     return features, image_ids, labels

@@ -69,9 +69,7 @@ class StoreWriter:
             self._done.update(image_ids.tolist())
             if shard.rows < self._manifest.shard_rows:
                 if number != len(self._manifest.shards) - 1:
-                    raise StoreError(
-                        f"The shard {self.path / shard.file} is short but not the last: extract again."
-                    )
+                    raise StoreError(f"The shard {self.path / shard.file} is short but not the last: extract again.")
                 self._pending.append((features.clone(), image_ids.clone(), labels.clone()))
                 self._pending_rows = shard.rows
 
@@ -129,9 +127,7 @@ class StoreWriter:
         if self._pending_rows >= self._manifest.shard_rows:
             self._write_full_shards()
 
-    def _checked(
-        self, features: Tensor, image_ids: Tensor, labels: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _checked(self, features: Tensor, image_ids: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         d = self._manifest.d
         if features.ndim != 2 or features.shape[1] != d or not features.is_floating_point():
             raise StoreError(
@@ -140,11 +136,7 @@ class StoreWriter:
             )
         rows = features.shape[0]
         image_ids = _integers(torch.as_tensor(image_ids), rows, "image_ids")
-        labels = (
-            torch.full((rows,), NO_LABEL)
-            if labels is None
-            else _integers(torch.as_tensor(labels), rows, "labels")
-        )
+        labels = torch.full((rows,), NO_LABEL) if labels is None else _integers(torch.as_tensor(labels), rows, "labels")
         stored = features.detach().to("cpu", DTYPES[self._manifest.dtype], copy=True)
         bad = (~stored.isfinite()).any(1).nonzero().flatten()
         if len(bad):
@@ -172,17 +164,13 @@ class StoreWriter:
         features, image_ids, labels = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
         return features, image_ids, labels
 
-    def _put(
-        self, kind: str, features: Tensor, image_ids: Tensor, labels: Tensor, complete: bool = False
-    ) -> None:
+    def _put(self, kind: str, features: Tensor, image_ids: Tensor, labels: Tensor, complete: bool = False) -> None:
         """Write a shard that begins where the full shards end, in place of the partial one if there is one."""
         size = self._manifest.shard_rows
         full = [shard for shard in self._manifest.shards if shard.rows == size]
         partial = self._manifest.shards[len(full) :]
         rows = f"-{features.shape[0]}" if kind == "partial" else ""
-        shard = write_shard(
-            self.path, f"{kind}-{len(full):05d}{rows}.safetensors", features, image_ids, labels
-        )
+        shard = write_shard(self.path, f"{kind}-{len(full):05d}{rows}.safetensors", features, image_ids, labels)
         self._manifest.shards = [*full, shard]
         self._manifest.complete = complete
         self._manifest.write(self.path)
@@ -255,9 +243,7 @@ def _check_same(path: Path, found: Manifest, wanted: Manifest) -> None:
     pairs = {name: (getattr(found, name), getattr(wanted, name)) for name in ("d", "dtype", "shard_rows")}
     for name in {*found.about, *wanted.about}:
         pairs[name] = (found.about.get(name), wanted.about.get(name))
-    different = [
-        f"{name} was {old!r}, now {new!r}" for name, (old, new) in sorted(pairs.items()) if old != new
-    ]
+    different = [f"{name} was {old!r}, now {new!r}" for name, (old, new) in sorted(pairs.items()) if old != new]
     if different:
         raise StoreError(
             f"{path} already holds another store: {'; '.join(different)}. "
@@ -278,9 +264,7 @@ def _lock(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise StoreError(
-            f"Another process is writing to {path}: wait for it, or choose another folder."
-        ) from error
+        raise StoreError(f"Another process is writing to {path}: wait for it, or choose another folder.") from error
     except OSError:
         # Some network file systems know no locks; writing there works all the same, only unguarded.
         return descriptor

@@ -45,9 +45,7 @@ def test_probe_agrees_with_scikit_learn_used_directly():
     from sklearn.preprocessing import StandardScaler
 
     x, y = planted(300, noise=2.0)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, max_iter=1000)).fit(
-        x[:200].numpy(), y[:200]
-    )
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, max_iter=1000)).fit(x[:200].numpy(), y[:200])
     result = linear_probe(x[:200], y[:200], x[200:], y[200:], C=0.5)
     assert result.accuracy == model.score(x[200:].numpy(), y[200:].numpy())
     assert result.train_accuracy == model.score(x[:200].numpy(), y[:200].numpy())
@@ -94,9 +92,7 @@ def test_pixel_features():
     features = pixel_features([wide, Image.new("RGB", (8, 8), (255, 0, 51))], size=4)
     assert features.shape == (2, 48) and features.dtype == torch.float32
     # The centre square of the wide picture is white (bicubic sees a little of the black beside it).
-    assert (
-        torch.equal(features[0].reshape(3, 4, 4)[:, :, 1:3], torch.ones(3, 4, 2)) and features[0].min() > 0.9
-    )
+    assert torch.equal(features[0].reshape(3, 4, 4)[:, :, 1:3], torch.ones(3, 4, 2)) and features[0].min() > 0.9
     torch.testing.assert_close(features[1].reshape(3, 16).mean(1), torch.tensor([1.0, 0.0, 0.2]))
     with pytest.raises(ValueError, match="no images"):
         pixel_features([])

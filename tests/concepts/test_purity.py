@@ -39,16 +39,12 @@ def labels() -> torch.Tensor:
 @pytest.mark.parametrize("top_images", [2, 5, 10])
 def test_measures_match_the_oracle(labels, top_latents, top_images):
     tops = random_tops()
-    result = label_purity(
-        tops, labels, top_latents=top_latents, top_images=top_images, permutations=3, bootstrap=3
-    )
+    result = label_purity(tops, labels, top_latents=top_latents, top_images=top_images, permutations=3, bootstrap=3)
     named = dict(enumerate(labels.tolist()))
     ids, counts, means = tops.image_ids.tolist(), tops.counts.tolist(), tops.mean_activation.tolist()
     sigma, share, entropy, used = oracle(ids, counts, means, named, top_latents, top_images)
     # Both sides in float64; only the order of sums differs.
-    assert (result.sigma_label, result.majority_share, result.entropy) == pytest.approx(
-        (sigma, share, entropy), 1e-12
-    )
+    assert (result.sigma_label, result.majority_share, result.entropy) == pytest.approx((sigma, share, entropy), 1e-12)
     assert result.latents == used and result.n_latents_used == len(used)
 
 
@@ -102,9 +98,7 @@ def test_chance_of_the_paper_for_pets():
     spreads; the ranking's images are drawn without replacement, which shifts it by less than 0.01.
     """
     labels = torch.arange(3680) % 37
-    result = label_purity(
-        random_tops(images=3680, n=1000, k=32, m=10), labels, permutations=200, bootstrap=10
-    )
+    result = label_purity(random_tops(images=3680, n=1000, k=32, m=10), labels, permutations=200, bootstrap=10)
     assert result.n_latents_used == 1000 and result.n_classes == 37
     assert result.chance["sigma_label"] == pytest.approx(10.51, abs=0.03)
     low, high = result.chance_interval["sigma_label"]
@@ -160,9 +154,7 @@ def test_labels_of_images_that_were_not_seen_are_mentioned(labels):
 def test_what_cannot_be_measured_is_refused(labels):
     with pytest.raises(ValueError, match=r"No latent can be judged: none is active in more than 10 images"):
         label_purity(random_tops(images=20), labels)
-    with pytest.raises(
-        ValueError, match=r"top_images must be between 2 and the 12 images kept of each latent, got 13"
-    ):
+    with pytest.raises(ValueError, match=r"top_images must be between 2 and the 12 images kept of each latent, got 13"):
         label_purity(random_tops(), labels, top_images=13)
     with pytest.raises(ValueError, match="vector of integers indexed by image id"):
         label_purity(random_tops(), labels.float())

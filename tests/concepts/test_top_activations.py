@@ -98,9 +98,7 @@ def test_official_ranking_uses_all_positive_pre_activations(batch_size):
     values, ids, counts, means = strongest(everything, N, M)
     assert tops.image_ids.tolist() == ids and tops.counts.tolist() == counts
     torch.testing.assert_close(tops.values, torch.tensor(values))
-    torch.testing.assert_close(
-        tops.mean_activation, torch.tensor(means, dtype=torch.float64), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(tops.mean_activation, torch.tensor(means, dtype=torch.float64), rtol=1e-5, atol=1e-6)
     # The authors' density, about a half, against k / n for the code.
     assert tops.density.mean() > 0.3 > 3 / N >= top_images(sae, features, M).density.mean()
 

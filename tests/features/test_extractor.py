@@ -54,18 +54,14 @@ def test_stream_gives_every_image_once_in_order(extractor: FeatureExtractor, cla
         assert {rows.dtype for rows in batch.features.values()} == {torch.float32}
 
 
-def test_skipped_and_done_images_change_no_bit_of_the_others(
-    extractor: FeatureExtractor, class_folder: Path
-) -> None:
+def test_skipped_and_done_images_change_no_bit_of_the_others(extractor: FeatureExtractor, class_folder: Path) -> None:
     expected = by_id(extractor, class_folder, batch_size=4)
     rest = by_id(extractor, class_folder, batch_size=4, skip_ids={0, 1, 2, 3, 5, 6, 10})
     assert sorted(rest) == [4, 7, 8, 9]
     assert_equal(rest, expected, torch.equal)
 
 
-def test_batch_size_and_order_change_only_the_rounding(
-    extractor: FeatureExtractor, class_folder: Path
-) -> None:
+def test_batch_size_and_order_change_only_the_rounding(extractor: FeatureExtractor, class_folder: Path) -> None:
     source = open_source(class_folder)
     expected = by_id(extractor, source, batch_size=4)
     # Sums of at most some hundred float32 terms in another order, some tens of layers: far below 1e-5 of the size.
@@ -90,9 +86,7 @@ def test_noise_belongs_to_image_timestep_sample_and_seed() -> None:
     shape = (4, 8, 8)
     base = image_noise(0, [3, 7], 25, 0, shape)
     assert torch.equal(base[1], image_noise(0, [7], 25, 0, shape)[0])
-    others = [
-        image_noise(*a, shape) for a in ((1, [3], 25, 0), (0, [4], 25, 0), (0, [3], 26, 0), (0, [3], 25, 1))
-    ]
+    others = [image_noise(*a, shape) for a in ((1, [3], 25, 0), (0, [4], 25, 0), (0, [3], 26, 0), (0, [3], 25, 1))]
     for other in others:
         # 256 independent pairs: |correlation| has standard deviation 1/16; five of them.
         assert abs(float(torch.corrcoef(torch.stack([base[0].flatten(), other[0].flatten()]))[0, 1])) < 5 / 16
@@ -140,9 +134,7 @@ def test_store_lists_skipped_images(extractor: FeatureExtractor, class_folder: P
 def test_store_holds_the_features_and_says_what_they_are(
     extractor: FeatureExtractor, class_folder: Path, tmp_path: Path
 ) -> None:
-    stores = extract_to_store(
-        extractor, class_folder, tmp_path / "out", batch_size=4, shard_rows=5, progress=False
-    )
+    stores = extract_to_store(extractor, class_folder, tmp_path / "out", batch_size=4, shard_rows=5, progress=False)
     assert list(stores) == extractor.keys
     expected = by_id(extractor, class_folder, batch_size=4)
     store = stores[KEY]
@@ -178,9 +170,7 @@ def test_other_settings_do_not_continue_a_store(
         ({"batch_size": 0}, "batch_size must be at least 1"),
     ],
 )
-def test_wrong_stream_arguments(
-    extractor: FeatureExtractor, class_folder: Path, arguments: dict, message: str
-) -> None:
+def test_wrong_stream_arguments(extractor: FeatureExtractor, class_folder: Path, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         extractor.stream(class_folder, **arguments)
 

@@ -30,8 +30,7 @@ def test_on_the_cpu_the_function_itself_is_called() -> None:
 @pytest.mark.parametrize("pool", [True, False])
 def test_a_captured_graph_equals_the_eager_run(tiny_sd: Path, pool: bool) -> None:
     captured, eager = (
-        FeatureExtractor.from_pretrained(tiny_sd, ["bottleneck", "up_ft1"], [25, 200], device="cuda")
-        for _ in range(2)
+        FeatureExtractor.from_pretrained(tiny_sd, ["bottleneck", "up_ft1"], [25, 200], device="cuda") for _ in range(2)
     )
     eager._pooled._capture = eager._maps._capture = False
     first = [picture(i) for i in range(4)]

@@ -78,9 +78,7 @@ def test_a_second_run_computes_nothing(tiny_sd: Path, class_folder: Path, tmp_pa
     assert contents(tmp_path / "out") == before
 
 
-def test_new_images_are_added_to_a_finished_extraction(
-    tiny_sd: Path, class_folder: Path, tmp_path: Path
-) -> None:
+def test_new_images_are_added_to_a_finished_extraction(tiny_sd: Path, class_folder: Path, tmp_path: Path) -> None:
     """`limit` leaves ids as they are, so a trial run on some images can be completed later."""
     for what in ("stores", "maps"):
         out = tmp_path / what

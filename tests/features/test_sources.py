@@ -160,9 +160,7 @@ def test_digits_and_their_splits() -> None:
     )
     assert (len(everything), len(train), len(test)) == (5000, 4500, 500)
     assert set(train.image_ids).isdisjoint(test.image_ids)
-    assert {label: list(test.labels.values()).count(label) for label in range(10)} == dict.fromkeys(
-        range(10), 50
-    )
+    assert {label: list(test.labels.values()).count(label) for label in range(10)} == dict.fromkeys(range(10), 50)
     assert all(train.labels[i] == everything.labels[i] for i in train.image_ids)
     assert everything[0].load().size == (28, 28)
     assert np.asarray(everything[0].load()).max() > 200
@@ -187,12 +185,8 @@ def dataset(broken_row: int | None = None):
         picture(number).save(buffer, "PNG")
         return {"bytes": buffer.getvalue(), "path": None}
 
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
-    )
-    return datasets.Dataset.from_dict(
-        {"image": [encode(n) for n in range(6)], "label": [0, 1] * 3}, features=features
-    )
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    return datasets.Dataset.from_dict({"image": [encode(n) for n in range(6)], "label": [0, 1] * 3}, features=features)
 
 
 def test_local_parquet_file_and_folder(tmp_path: Path, offline_cache: None) -> None:
@@ -232,9 +226,7 @@ def test_a_name_that_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datasets")
     import datasets
 
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda name: (_ for _ in ()).throw(ConnectionError("no network"))
-    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: (_ for _ in ()).throw(ConnectionError("no network")))
     with pytest.raises(SourceError, match=r"neither a file, a folder, 'digits', nor a data set.*no network"):
         open_source("flowers")
 

@@ -64,9 +64,7 @@ def plain_features(model: Path, size: int, timestep: int, prompt: str, seed: int
 
 @pytest.mark.parametrize("size", [32, 36])
 @pytest.mark.parametrize("layers", [*([layer] for layer in PATHS), ["up_ft0", "down_ft1"], LAYERS])
-def test_truncated_features_equal_those_of_the_whole_network(
-    tiny_sd: Path, layers: list[str], size: int
-) -> None:
+def test_truncated_features_equal_those_of_the_whole_network(tiny_sd: Path, layers: list[str], size: int) -> None:
     """At 36 px the latents (9 x 9) are no multiple of the stride: up blocks get their output size from outside."""
     expected = plain_features(tiny_sd, size, 200, "a cat")
     extractor = FeatureExtractor.from_pretrained(tiny_sd, layers, [200], "a cat", image_size=size)
@@ -119,9 +117,7 @@ def test_tokens_are_folded_into_a_map(tiny_sd: Path) -> None:
 
 def test_the_prompt_and_the_seed_matter_and_repeat(tiny_sd: Path) -> None:
     def features(**options: object) -> Tensor:
-        return FeatureExtractor.from_pretrained(tiny_sd, ["up_ft1"], [100], **options).extract(IMAGES)[
-            "up_ft1", 100
-        ]
+        return FeatureExtractor.from_pretrained(tiny_sd, ["up_ft1"], [100], **options).extract(IMAGES)["up_ft1", 100]
 
     base = features()
     assert torch.equal(base, features())
@@ -208,9 +204,7 @@ def test_a_wrong_layer_lists_the_right_ones(tiny_sd: Path, layer: str) -> None:
 )
 def test_wrong_arguments(tiny_sd: Path, arguments: dict, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        FeatureExtractor.from_pretrained(
-            tiny_sd, **{"layers": ["bottleneck"], "timesteps": [25], **arguments}
-        )
+        FeatureExtractor.from_pretrained(tiny_sd, **{"layers": ["bottleneck"], "timesteps": [25], **arguments})
 
 
 @pytest.fixture
@@ -243,9 +237,7 @@ def test_truncated_weights(copy_of_sd: Path) -> None:
 def test_an_unknown_family_and_no_model(copy_of_sd: Path, tmp_path: Path) -> None:
     index = copy_of_sd / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "FluxPipeline"}))
-    with pytest.raises(
-        ModelError, match=r"is a FluxPipeline; the families known here read .*StableDiffusionPipeline"
-    ):
+    with pytest.raises(ModelError, match=r"is a FluxPipeline; the families known here read .*StableDiffusionPipeline"):
         FeatureExtractor.from_pretrained(copy_of_sd, ["bottleneck"], [25])
     with pytest.raises(ModelError, match=r"has no model_index\.json"):
         FeatureExtractor.from_pretrained(tmp_path, ["bottleneck"], [25])

@@ -47,12 +47,8 @@ def test_photographs_to_report(photos, tmp_path):
     assert probe.interval[0] > 1 / CLASSES, "colours alone tell some flowers apart"
 
     run = LayerRun("pixels", 0, store.d, 64, 16, len(store), purity=purity, probe=probe, tops=tops)
-    summary = RunSummary(
-        "Flowers", "none", "flowers", len(store), class_names=names, labels=named, layers=[run]
-    )
-    report = write_report(
-        summary, tmp_path / "report", load_image=lambda i: Image.open(paths[(i - 1) // 3]), latents=2
-    )
+    summary = RunSummary("Flowers", "none", "flowers", len(store), class_names=names, labels=named, layers=[run])
+    report = write_report(summary, tmp_path / "report", load_image=lambda i: Image.open(paths[(i - 1) // 3]), latents=2)
     text = report.read_text()
     assert "sheets/pixels_t0/overview.png" in text and "could not show" not in text
     sheet = Image.open(report.parent / "sheets" / "pixels_t0" / f"latent-{purity.latents[0]:06d}.png")

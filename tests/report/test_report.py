@@ -53,9 +53,7 @@ def test_summary_json_holds_the_figures(folder, summary):
     values = json.loads((folder / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert values["layers"][2]["purity"]["majority_share"] == summary.layers[2].purity.majority_share
     assert values["layers"][0]["metrics"]["holdout_fvu"] is None
-    assert (
-        values["baselines"][0]["name"] == "raw pixels" and values["diffc"][1]["baseline"] == "random weights"
-    )
+    assert values["baselines"][0]["name"] == "raw pixels" and values["diffc"][1]["baseline"] == "random weights"
     assert values["findings"] and "tops" not in values["layers"][0]
 
 
@@ -81,8 +79,7 @@ def test_a_report_of_almost_nothing(tmp_path):
 def panel_lines(panel) -> dict[str, np.ndarray]:
     handles, labels = panel.get_legend_handles_labels()
     return {
-        label: (h.lines[0] if hasattr(h, "lines") else h).get_ydata()
-        for h, label in zip(handles, labels, strict=True)
+        label: (h.lines[0] if hasattr(h, "lines") else h).get_ydata() for h, label in zip(handles, labels, strict=True)
     }
 
 

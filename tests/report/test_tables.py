@@ -85,10 +85,7 @@ def test_an_empty_summary_has_no_tables_and_no_findings():
 
 def test_findings_say_which_runs_are_not_above_chance(summary):
     text = " ".join(findings(summary))
-    assert (
-        "By sigma_label, latents are purer than chance (p <= 0.05) in 2 of 4 runs; not in bottleneck t=25"
-        in text
-    )
+    assert "By sigma_label, latents are purer than chance (p <= 0.05) in 2 of 4 runs; not in bottleneck t=25" in text
     assert "Purest by majority share: up_ft1 at t=25" in text
     runs = "bottleneck t=25, bottleneck t=200, up_ft1 t=25, up_ft1 t=200"
     assert f"{runs}: Only 40 of the 1000 latents" in text and text.count("Only 40") == 1

@@ -90,9 +90,7 @@ def test_batches_cover_every_epoch_once_and_match_their_ids(tmp_path, held, monk
         assert order.sort().values.tolist() == list(range(23))
     assert not torch.equal(*orders)
     for rows, ids, labels in batches:
-        assert (
-            rows.dtype == torch.float32 and torch.equal(rows, features[ids]) and torch.equal(labels, ids % 3)
-        )
+        assert rows.dtype == torch.float32 and torch.equal(rows, features[ids]) and torch.equal(labels, ids % 3)
     assert [b.features.shape[0] for b in store.batches(6, seed=3, epochs=1, drop_last=True)] == [6, 6, 6]
     assert [b.features.shape[0] for b in store.batches(50, seed=3, epochs=2)] == [23, 23]
 
@@ -112,9 +110,7 @@ def test_batches_are_the_same_in_memory_and_from_disk_and_again(tmp_path, monkey
 def test_batches_resume_at_any_batch(tmp_path, start, drop_last):
     store = ActivationStore.from_tensors(tmp_path / "s", torch.randn(23, 2))
     whole = [b.image_ids.tolist() for b in store.batches(5, seed=9, epochs=4, drop_last=drop_last)]
-    rest = [
-        b.image_ids.tolist() for b in store.batches(5, 9, epochs=4, drop_last=drop_last, start_batch=start)
-    ]
+    rest = [b.image_ids.tolist() for b in store.batches(5, 9, epochs=4, drop_last=drop_last, start_batch=start)]
     assert rest == whole[start:]
 
 
@@ -162,9 +158,7 @@ def test_a_feature_that_is_not_finite_is_refused_by_image_id(tmp_path, value):
     features = torch.randn(4, 3)
     features[2, 1] = value
     with ActivationStore.create(tmp_path / "s", 3) as writer:
-        with pytest.raises(
-            StoreError, match=r"image 107 holds NaN or infinity.*Nothing of this batch was stored"
-        ):
+        with pytest.raises(StoreError, match=r"image 107 holds NaN or infinity.*Nothing of this batch was stored"):
             writer.append(features, torch.tensor([100, 105, 107, 110]))
         writer.append(features[:2], torch.tensor([100, 105]))
     assert ActivationStore.open(tmp_path / "s").image_ids.tolist() == [100, 105]
@@ -173,9 +167,7 @@ def test_a_feature_that_is_not_finite_is_refused_by_image_id(tmp_path, value):
 def test_a_value_too_large_for_float16_is_refused(tmp_path):
     with (
         ActivationStore.create(tmp_path / "s", 1, torch.float16) as writer,
-        pytest.raises(
-            StoreError, match=r"image 8 is too large for float16: make the store bfloat16 or float32"
-        ),
+        pytest.raises(StoreError, match=r"image 8 is too large for float16: make the store bfloat16 or float32"),
     ):
         writer.append(torch.tensor([[1.0], [70_000.0]]), torch.tensor([7, 8]))
 

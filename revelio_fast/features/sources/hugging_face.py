@@ -51,9 +51,7 @@ def open_hub(name: str, split: str | None, image_column: str | None, label_colum
     return _choose(loaded, name, split, image_column, label_column)
 
 
-def open_saved(
-    folder: Path, split: str | None, image_column: str | None, label_column: str | None
-) -> ImageSource:
+def open_saved(folder: Path, split: str | None, image_column: str | None, label_column: str | None) -> ImageSource:
     """A data set written by ``save_to_disk``."""
     datasets = _datasets()
     try:
@@ -75,9 +73,7 @@ def open_parquet_folder(
     return open_parquet(splits[chosen], f"{folder} ({chosen})", image_column, label_column)
 
 
-def open_parquet(
-    files: list[Path], name: str, image_column: str | None, label_column: str | None
-) -> ImageSource:
+def open_parquet(files: list[Path], name: str, image_column: str | None, label_column: str | None) -> ImageSource:
     """The rows of these parquet files, one after the other."""
     datasets = _datasets()
     try:

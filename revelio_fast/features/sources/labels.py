@@ -12,9 +12,7 @@ LABEL_COLUMNS = ("label", "labels", "class", "class_name", "target", "category",
 IMAGE_COLUMNS = ("image", "img", "file", "file_name", "filename", "path", "image_path")
 
 
-def find_column(
-    columns: Sequence[str], asked: str | None, usual: Sequence[str], what: str, source: str
-) -> str | None:
+def find_column(columns: Sequence[str], asked: str | None, usual: Sequence[str], what: str, source: str) -> str | None:
     """The column asked for, or the first usual one there is (None if there is none).
 
     Raises
@@ -52,9 +50,7 @@ def to_labels(values: Sequence[Any], source: str) -> tuple[list[int], list[str] 
         if value is None or (isinstance(value, str) and not value.strip()):
             raise SourceError(f"{source} has no label in row {row}: fill it in or remove the row.")
         if not isinstance(value, int | str) or isinstance(value, bool):
-            raise SourceError(
-                f"{source} has the label {value!r} in row {row}: a label is an integer or a class name."
-            )
+            raise SourceError(f"{source} has the label {value!r} in row {row}: a label is an integer or a class name.")
     try:
         numbers = [int(value) for value in values]
     except ValueError:
