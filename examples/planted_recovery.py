@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import normalize
 
 from revelio_fast import KSAEConfig, KSAEResult, train_ksae
+from revelio_fast.report.versions import versions
 
 WIDTH, DIRECTIONS, ACTIVE, ROWS = 64, 256, 6, 40_000
 COSINE = 0.9
@@ -71,8 +72,8 @@ def main() -> None:
             "what": f"share of {DIRECTIONS} planted unit directions (d={WIDTH}, {ACTIVE} active of weight 0.5-1.5, "
             f"{ROWS} rows) with a decoder row of cosine > {COSINE}",
             "config": CONFIG,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
+            "seeds": list(range(options.seeds)),
+            "versions": versions(),
             "commit": commit,
             "runs": runs,
         }

@@ -83,6 +83,8 @@ class KSAEConfig:
             _whole(name, getattr(self, name), 1)
         for name in ("warmup_steps", "seed", "aux_k"):
             _whole(name, getattr(self, name), 0)
+        if self.seed >= 2**32:  # the shuffling multiplies it, within 63 bits
+            raise ValueError(f"seed must be below 2**32, got {self.seed}")
         for name in ("n_latents", "dead_after"):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), 1)

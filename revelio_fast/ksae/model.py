@@ -181,10 +181,14 @@ class KSparseAutoencoder(nn.Module):
         missing = {"W_enc", "W_dec", "b_enc", "b_pre"} - state.keys()
         if missing:
             raise ValueError(f"{where} lacks {', '.join(sorted(missing))}; it has {', '.join(sorted(state))}")
+        if state["W_dec"].dim() != 2:
+            raise ValueError(f"{where}: W_dec has shape {list(state['W_dec'].shape)}, expected [latents, width]")
         n, d = n_latents or state["W_dec"].shape[0], d_in or state["W_dec"].shape[1]
         for name, shape in (("W_enc", (n, d)), ("W_dec", (n, d)), ("b_enc", (n,)), ("b_pre", (d,))):
             if tuple(state[name].shape) != shape:
                 raise ValueError(f"{where}: {name} has shape {list(state[name].shape)}, expected {list(shape)}")
+        if not 1 <= k <= n:
+            raise ValueError(f"{where}: k must lie between 1 and its {n} latents, got {k}")
         with torch.device("meta"):
             model = cls(d, k=k, n_latents=n, relu=relu)
         rows = {name: nn.Parameter(state[name].float().contiguous()) for name in ("W_enc", "W_dec", "b_enc", "b_pre")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,18 @@ class TrainingState:
         return {**self.rows._asdict(), "rows_since_active": self.rows_since_active}
 
 
-def save_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data: str) -> None:
+def save_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data: str, trained_rows: int) -> None:
     """Write ``step-########.safetensors`` whole or not at all, and drop all but the newest two.
 
-    `data` is the fingerprint of the training rows.
+    `data` is the fingerprint of the features, `trained_rows` how many of them are not held out.
     """
     about = {
         "step": state.step,
         "config": dataclasses.asdict(config),
         "data": data,
+        "trained_rows": trained_rows,
         "history": state.history,
+        "crc32": {name: _crc32(tensor) for name, tensor in state.tensors().items()},
     }
     with atomic_path(folder / f"step-{state.step:08d}.safetensors") as temporary:
         save_file(state.tensors(), temporary, metadata={"training": json.dumps(about)})
@@ -57,7 +60,7 @@ def save_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data
         left.unlink()
 
 
-def load_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data: str) -> bool:
+def load_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data: str, trained_rows: int) -> bool:
     """Continue from the newest readable checkpoint in `folder`; False if there is none.
 
     A damaged checkpoint is passed over with a warning.
@@ -65,7 +68,8 @@ def load_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data
     Raises
     ------
     ValueError
-        If the checkpoints belong to a run with other settings or other features, or if all of them are damaged.
+        If the checkpoints belong to a run with other settings, other features, another split or more steps, or if all
+        of them are damaged.
     """
     paths = sorted(folder.glob("step-*.safetensors"), reverse=True)
     for path in paths:
@@ -73,6 +77,9 @@ def load_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data
             with safe_open(path, framework="pt") as file:
                 about = json.loads((file.metadata() or {})["training"])
                 saved = {name: file.get_tensor(name) for name in state.tensors()}
+            for name, sum_then in about.get("crc32", {}).items():
+                if _crc32(saved[name]) != sum_then:
+                    raise ValueError(f"{name} does not have the checksum it was written with")
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             warnings.warn(f"{path} is damaged ({error}): going on from the checkpoint before it", stacklevel=2)
             continue
@@ -89,11 +96,25 @@ def load_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data
                 f"{path} was written by a run on other features of the same shape: choose another out_dir, "
                 f"or remove {folder}"
             )
+        if about.get("trained_rows", trained_rows) != trained_rows:
+            raise ValueError(
+                f"{path} was written by a run that trained on {about['trained_rows']} of the rows, this one would "
+                f"train on {trained_rows}: pass validation= as at first, choose another out_dir, or remove {folder}"
+            )
+        if about["step"] > config.steps:
+            raise ValueError(
+                f"{path} is past the {config.steps} steps this run asks for: ask for at least {about['step']}, choose "
+                f"another out_dir, or remove {folder}"
+            )
         state.step, state.history = about["step"], about["history"]
         return True
     if paths:
         raise ValueError(f"every checkpoint in {folder} is damaged: remove the folder to train from the start")
     return False
+
+
+def _crc32(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.detach().cpu().contiguous().numpy().data)
 
 
 def _same_run(path: Path, saved: dict[str, Any], config: KSAEConfig) -> None:

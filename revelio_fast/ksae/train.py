@@ -87,7 +87,7 @@ def train_ksae(
     state = _initial_state(rows, config)
     folder, fingerprint = Path(out_dir) if out_dir is not None else None, rows.fingerprint()
     if folder is not None:
-        load_checkpoint(folder / "checkpoint", state, config, fingerprint)
+        load_checkpoint(folder / "checkpoint", state, config, fingerprint, len(rows.training))
     dead_after = config.dead_after or min(10_000_000, max(10 * rows.batch_size, 2 * len(rows.training)))
     with tqdm(total=config.steps, initial=state.step, desc="k-SAE", disable=not progress, unit="step") as bar:
         while state.step < config.steps:
@@ -99,6 +99,9 @@ def train_ksae(
             dense = official_statistics(state.sae, x) if official and logged else {}
             result = take_step(state, x, config, dead)
             l0 = note_activity(state, result.code)
+            saved = last or state.step % config.checkpoint_every == 0
+            if logged or saved:
+                _refuse_divergence(state, result.fvu.item(), config, weights_too=saved)
             if logged:
                 entry = {
                     "step": state.step,
@@ -110,17 +113,12 @@ def train_ksae(
                     "holdout_fvu": float("nan"),
                 }
                 entry |= dense
-                if not math.isfinite(entry["fvu"]):
-                    raise ValueError(
-                        f"training diverged: the FVU of step {state.step} is {entry['fvu']}. "
-                        f"Lower lr (now {config.lr}) or lengthen warmup_steps; the last checkpoint is untouched"
-                    )
                 if held_out is not None and (last or state.step % config.eval_every == 0):
                     entry["holdout_fvu"] = held_out_fvu(state.sae, held_out)
                 state.history.append(entry)
                 bar.set_postfix(fvu=f"{entry['fvu']:.4f}", l0=f"{l0:.1f}", dead=entry["dead"], refresh=False)
-            if folder is not None and (last or state.step % config.checkpoint_every == 0):
-                save_checkpoint(folder / "checkpoint", state, config, fingerprint)
+            if folder is not None and saved:
+                save_checkpoint(folder / "checkpoint", state, config, fingerprint, len(rows.training))
                 _write_history(folder, state)
             bar.update()
     metrics = _metrics(state, rows)
@@ -146,6 +144,19 @@ def _initial_state(rows: TrainingRows, config: KSAEConfig) -> TrainingState:
     sae.to(rows.features.device)
     sae.b_pre.data.copy_(mean)
     return TrainingState(sae)
+
+
+def _refuse_divergence(state: TrainingState, loss: float, config: KSAEConfig, *, weights_too: bool) -> None:
+    """The FVU is that before the update: what is about to be saved is looked at itself."""
+    what = None if math.isfinite(loss) else f"the FVU of step {state.step} is {loss}"
+    if what is None and weights_too:
+        broken = [name for name, tensor in state.tensors().items() if not tensor.isfinite().all()]
+        what = f"{broken[0]} is not finite after step {state.step}" if broken else None
+    if what is not None:
+        raise ValueError(
+            f"training diverged: {what}. Lower lr (now {config.lr}) or lengthen warmup_steps; "
+            "the last checkpoint is untouched"
+        )
 
 
 def _metrics(state: TrainingState, rows: TrainingRows) -> dict[str, float]:

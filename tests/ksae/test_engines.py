@@ -5,6 +5,7 @@ import torch
 
 from revelio_fast import KSAEConfig, KSparseAutoencoder, train_ksae
 from revelio_fast.ksae.rows import TrainingRows
+from revelio_fast.ksae.statistics import official_statistics
 from tests.ksae.data import planted
 
 STEPS, D, N = 50, 16, 96
@@ -29,7 +30,7 @@ def dense_loop(config):
     W_dec, b_enc = start.W_dec.detach().clone().requires_grad_(), torch.zeros(N, requires_grad=True)
     b_dec = mean.clone().requires_grad_()
     optimiser = torch.optim.Adam([W_enc, W_dec, b_enc, b_dec], lr=config.lr)
-    losses = []
+    losses, since_active, dead_after = [], torch.zeros(N, dtype=torch.int64), config.dead_after or 10**9
     for step in range(STEPS):
         if official:
             W_dec.data /= W_dec.data.norm(dim=1, keepdim=True)
@@ -41,13 +42,21 @@ def dense_loop(config):
         z = torch.zeros_like(h).scatter(1, indices, values.relu() if config.relu else values)
         x_hat = z @ W_dec + b_dec
         loss = (x_hat - x).pow(2).mean() / (x - x.mean(0)).pow(2).mean()
+        losses.append(loss.item())
+        dead = since_active >= dead_after
+        if config.aux_k and dead.any():
+            strongest, which = h.masked_fill(~dead, -torch.inf).topk(min(config.aux_k, int(dead.sum())), dim=1)
+            strongest = strongest.relu() if config.relu else strongest
+            missing = (x - x_hat).detach()
+            rebuilt = torch.zeros_like(h).scatter(1, which, strongest) @ W_dec
+            loss = loss + config.aux_coefficient * (rebuilt - missing).pow(2).mean() / missing.pow(2).mean()
+        since_active = torch.where((z != 0).any(0), 0, since_active + len(x))
         optimiser.zero_grad()
         loss.backward()
         W_dec.grad -= (W_dec.grad * W_dec.detach()).sum(1, keepdim=True) * W_dec.detach()
         optimiser.step()
         if not official:
             W_dec.data /= W_dec.data.norm(dim=1, keepdim=True)
-        losses.append(loss.item())
     return losses, {
         "W_enc": W_enc.detach().T,
         "W_dec": W_dec.detach(),
@@ -59,10 +68,14 @@ def dense_loop(config):
 @pytest.mark.parametrize("engine", ["fused", "autograd"])
 @pytest.mark.parametrize("semantics", ["paper", "official"])
 @pytest.mark.parametrize("relu", [False, True])
-def test_follows_the_dense_loop(engine, semantics, relu):
-    config = settings(engine=engine, semantics=semantics, relu=relu)
+@pytest.mark.parametrize("aux_k", [0, 8])
+def test_follows_the_dense_loop(engine, semantics, relu, aux_k):
+    # A coefficient above the default's 1/32, so that a wrong auxiliary gradient cannot hide in the tolerances.
+    auxiliary = dict(aux_k=aux_k, dead_after=200, aux_coefficient=0.5) if aux_k else {}
+    config = settings(engine=engine, semantics=semantics, relu=relu, **auxiliary)
     result = train_ksae(X, config, progress=False)
     losses, weights = dense_loop(config)
+    assert (max(result.history["aux_loss"]) > 0) == (aux_k > 0)
     logged = [int(step) - 1 for step in result.history["step"]]
     # Rounding may swap near-ties of the k-th latent; over 50 steps the losses stay together to a part in a thousand.
     assert result.history["fvu"] == pytest.approx([losses[step] for step in logged], rel=1e-3)
@@ -102,3 +115,10 @@ def test_official_statistics_are_those_of_dense_preactivations():
     assert history["l0"][0] == 4
     # half of the random pre-activations are positive, against k = 4 in the code
     assert 0.3 * N < history["official_l0"][0] < 0.7 * N
+    sae = KSparseAutoencoder(D, k=4, n_latents=N)
+    sae.b_enc.data[:7] = -100.0
+    positive = (X - sae.b_pre) @ sae.W_enc.T + sae.b_enc > 0
+    found = official_statistics(sae, X)
+    # a pre-activation within rounding of zero may fall on either side: at most a few of the 57,600
+    assert found["official_l0"] == pytest.approx(positive.sum(1).double().mean().item(), abs=5 / len(X))
+    assert found["official_dead"] == (~positive.any(0)).sum() >= 7

@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from revelio_fast import KSAEConfig, KSparseAutoencoder, load_sae, train_ksae
 from revelio_fast.ksae.rows import TrainingRows
@@ -47,6 +48,50 @@ def test_damaged_checkpoints_are_named_and_never_silently_restarted(tmp_path):
         path.write_bytes(pickle.dumps({"step": 3}))
     with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"every checkpoint in .* is damaged"):
         train(x, tmp_path)
+
+
+def test_a_longer_run_is_not_passed_off_as_a_shorter_one(tmp_path):
+    x, _ = planted(300)
+    train(x, tmp_path)
+    before = (tmp_path / "metrics.json").read_bytes()
+    with pytest.raises(ValueError, match=r"is past the 10 steps this run asks for: ask for at least 20"):
+        train(x, tmp_path, steps=10)
+    assert (tmp_path / "metrics.json").read_bytes() == before
+
+
+def test_a_run_does_not_go_on_with_another_split(tmp_path):
+    x, _ = planted(300)
+    train_ksae(x, KSAEConfig(**SMALL), validation=planted(50, seed=4)[0], out_dir=tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"trained on 300 of the rows, this one would train on 285: pass validation="):
+        train(x, tmp_path, steps=40)
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
+    x, _ = planted(300)
+    want = train(x, steps=30)
+    train(x, tmp_path)
+    newest = max((tmp_path / "checkpoint").glob("step-*"))
+    damaged = bytearray(newest.read_bytes())
+    damaged[-5] ^= 1
+    newest.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=r"step-00000020.safetensors is damaged \(.* checksum"):
+        got = train(x, tmp_path, steps=30)
+    assert torch.equal(got.sae.W_enc, want.sae.W_enc)
+
+
+def test_a_diverged_state_is_not_saved_between_logged_steps(tmp_path):
+    """The loss of a step is that before its update: the weights are looked at too."""
+    x, _ = planted(300)
+    with pytest.raises(ValueError, match=r"training diverged: .* (is (nan|inf)|is not finite after step \d+)\."):
+        train(x, tmp_path, lr=1e30, log_every=100, checkpoint_every=1, steps=50)
+    for path in (tmp_path / "checkpoint").glob("step-*"):
+        assert all(tensor.isfinite().all() for tensor in load_file(path).values()), path
+
+
+def test_a_seed_too_large_for_the_shuffling_is_named():
+    with pytest.raises(ValueError, match=r"seed must be below 2\*\*32, got 4294967296"):
+        KSAEConfig(seed=2**32)
+    train(planted(100)[0], seed=2**32 - 1)
 
 
 def test_divergence_stops_before_it_is_saved(tmp_path):
@@ -120,6 +165,39 @@ def test_settings_with_paths_and_sets_are_read(tmp_path):
     sae = load_sae(tmp_path / "sae.pt")
     assert sae.k == 3
     assert torch.equal(sae.W_enc, state["W_enc"].T)
+
+
+class NoFields:
+    """A settings object with an empty state, which a pickle restores without calling anything."""
+
+    k = 3
+
+
+@pytest.mark.parametrize(
+    ("cfg", "changes", "message"),
+    [
+        (NoFields(), {}, r"does not say how many latents are active: pass k="),
+        ({"k": True}, {}, r"does not say how many latents are active: pass k="),
+        ({"k": 13}, {}, r"sae.pt: k must lie between 1 and its 12 latents, got 13"),
+        ({"k": 2}, {"W_enc": NoFields()}, r"sae.pt is not a Revelio checkpoint: its W_enc is no tensor"),
+        ({"k": 2}, {"W_dec": [1.0, 2.0]}, r"sae.pt is not a Revelio checkpoint: its W_dec is no tensor"),
+        ({"k": 2}, {"W_dec": torch.zeros(12)}, r"sae.pt: W_dec has shape \[12\], expected \[latents, width\]"),
+        ({"k": 2}, {"W_enc": torch.zeros(12, 4)}, r"sae.pt: W_enc has shape \[4, 12\], expected \[12, 4\]"),
+    ],
+)
+def test_odd_official_files_are_named(tmp_path, cfg, changes, message):
+    torch.save({"cfg": cfg, "state_dict": weights() | changes}, tmp_path / "sae.pt")
+    with pytest.raises(ValueError, match=message):
+        load_sae(tmp_path / "sae.pt")
+
+
+def test_a_damaged_zip_directory_is_named(tmp_path):
+    torch.save({"cfg": {"k": 2}, "state_dict": weights()}, tmp_path / "sae.pt")
+    data = (tmp_path / "sae.pt").read_bytes()
+    assert b"PK\x01\x02" in data
+    (tmp_path / "sae.pt").write_bytes(data.replace(b"PK\x01\x02", b"XXXX", 1))
+    with pytest.raises(ValueError, match=r"sae.pt is damaged: .*central directory"):
+        load_sae(tmp_path / "sae.pt")
 
 
 @pytest.mark.parametrize("call", [(eval, ("1/0",)), (exec, ("raise SystemExit",)), (getattr, (int, "real"))])

@@ -130,14 +130,36 @@ def test_official_semantics_keep_the_short_last_batch():
     assert (paper, official) == (300, 240)
 
 
-def test_l0_and_dead_latents_are_those_of_the_code():
+@pytest.mark.parametrize("aux_k", [0, 8])
+@pytest.mark.parametrize("engine", ["fused", "autograd"])
+@pytest.mark.parametrize(("k", "batch"), [(3, 10), (30, 10)])
+def test_l0_and_dead_latents_are_those_of_the_codes(monkeypatch, engine, aux_k, k, batch):
+    codes = []
+
+    def watched(*arguments):
+        result = take_step(*arguments)
+        codes.append(result.code)
+        return result
+
+    monkeypatch.setattr("revelio_fast.ksae.train.take_step", watched)
     x, _ = planted(400)
-    result = train_ksae(x, small(steps=40, dead_after=200, log_every=1, holdout=0.0), progress=False)
-    assert set(result.history["l0"]) == {3.0}
-    codes = result.sae.encode(x)
-    # a latent that is active for some row of the data in the end is hardly among the dead
-    assert result.history["dead"][-1] <= 48 - codes.indices.unique().numel() + 5
-    assert result.history["dead"][0] == 0
+    changes = dict(steps=40, dead_after=4 * batch, log_every=1, holdout=0.0, relu=True, aux_k=aux_k)
+    history = train_ksae(x, small(engine=engine, k=k, batch_size=batch, **changes), progress=False).history
+    for step in range(40):
+        alive = {
+            latent
+            for code in codes[max(0, step - 3) : step + 1]  # dead_after is 4 batches
+            for row, values in zip(code.indices.tolist(), code.values.tolist(), strict=True)
+            for latent, value in zip(row, values, strict=True)
+            if value != 0
+        }
+        assert history["dead"][step] == (48 - len(alive) if step >= 3 else 0)
+        nonzero = sum(value != 0 for values in codes[step].values.tolist() for value in values)
+        assert history["l0"][step] == nonzero / batch
+    if k == 3:
+        assert max(history["dead"]) > 0
+    else:
+        assert 0 < min(history["l0"]) < 30, "the clamp must leave rows with fewer than k active latents"
 
 
 def dead_after_training(aux_k):

@@ -34,9 +34,11 @@ HARMLESS_MODULES = {"pathlib", "datetime", "argparse", "types"}
 class Inert:
     """Stands for an object of a foreign class: its arguments and its state, and no behaviour."""
 
+    state: Any = None  # a pickle restores an object without fields with neither __init__ nor __setstate__
+
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self.arguments = arguments
-        self.state: Any = dict(keywords)
+        self.state = dict(keywords)
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -55,7 +57,11 @@ def read_torch_zip(path: Path) -> Any:
             f"{path} is not a file of torch.save (no zip archive): bare pickles are never loaded, since they can "
             "execute code"
         )
-    with zipfile.ZipFile(path) as archive:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    with archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError(f"{path} is a zip archive, but not one of torch.save")

@@ -32,8 +32,11 @@ def read_official(path: str | os.PathLike[str], *, k: int | None = None) -> KSpa
             f"{path} is not a Revelio checkpoint: expected state_dict with W_enc, W_dec, b_enc, b_dec; found {found}"
         )
     active = k if k is not None else _setting(saved.get("cfg"), "k")
-    if not isinstance(active, int):
+    if isinstance(active, bool) or not isinstance(active, int):
         raise ValueError(f"{path} does not say how many latents are active: pass k=")
+    for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
+        if not isinstance(state[name], Tensor):
+            raise ValueError(f"{path} is not a Revelio checkpoint: its {name} is no tensor")
     rows = {
         "W_enc": _transposed(state["W_enc"]),
         "W_dec": state["W_dec"],
