@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from revelio_fast import KSAEConfig, KSparseAutoencoder, load_sae, train_ksae
+from revelio_fast.ksae.engines import take_step
 from revelio_fast.ksae.rows import TrainingRows
 from revelio_fast.ksae.statistics import official_statistics
 from tests.ksae.data import planted
@@ -79,13 +80,30 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
     assert torch.equal(got.sae.W_enc, want.sae.W_enc)
 
 
-def test_a_diverged_state_is_not_saved_between_logged_steps(tmp_path):
-    """The loss of a step is that before its update: the weights are looked at too."""
+@pytest.mark.parametrize("engine", ["fused", "autograd"])
+def test_a_diverged_state_is_not_saved_between_logged_steps(tmp_path, engine):
     x, _ = planted(300)
-    with pytest.raises(ValueError, match=r"training diverged: .* (is (nan|inf)|is not finite after step \d+)\."):
-        train(x, tmp_path, lr=1e30, log_every=100, checkpoint_every=1, steps=50)
+    with pytest.raises(ValueError, match=r"training diverged: the FVU of step \d+ is (nan|inf)\."):
+        train(x, tmp_path, lr=1e30, engine=engine, log_every=100, checkpoint_every=1, steps=50)
     for path in (tmp_path / "checkpoint").glob("step-*"):
         assert all(tensor.isfinite().all() for tensor in load_file(path).values()), path
+
+
+def test_weights_are_looked_at_before_they_are_saved(tmp_path, monkeypatch):
+    """The loss of a step is that before its update, and does not show what the update broke."""
+
+    def overflowing(state, *arguments):
+        result = take_step(state, *arguments)
+        if state.step == 20:
+            state.rows.b_enc[3] = torch.inf
+        return result
+
+    monkeypatch.setattr("revelio_fast.ksae.train.take_step", overflowing)
+    for folder in (tmp_path, None):
+        with pytest.raises(ValueError, match=r"training diverged: b_enc is not finite after step 20\. Lower lr"):
+            train(planted(300)[0], folder)
+    assert [path.name for path in (tmp_path / "checkpoint").glob("step-*")] == ["step-00000010.safetensors"]
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_seed_too_large_for_the_shuffling_is_named():

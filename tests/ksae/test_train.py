@@ -73,6 +73,7 @@ def test_more_steps_continue_a_run(tmp_path):
     two = train_ksae(x, small(steps=30), out_dir=tmp_path / "two", progress=False)
     one = train_ksae(x, small(steps=30), progress=False)
     assert torch.equal(one.sae.W_dec, two.sae.W_dec)
+    assert (one.history["step"], one.history["fvu"]) == (two.history["step"], two.history["fvu"])
 
 
 def test_other_settings_or_widths_do_not_continue_a_run(tmp_path):
@@ -90,7 +91,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
     train_ksae(x, small(steps=20, checkpoint_every=10), out_dir=tmp_path, progress=False)
     path = tmp_path / "checkpoint" / newest(tmp_path)
     path.write_bytes(path.read_bytes()[:100])
-    got = train_ksae(x, small(), out_dir=tmp_path, progress=False)
+    with pytest.warns(
+        UserWarning, match=r"step-00000020.safetensors is damaged .*: going on from the checkpoint before"
+    ):
+        got = train_ksae(x, small(), out_dir=tmp_path, progress=False)
     assert torch.equal(want.sae.W_enc, got.sae.W_enc)
 
 
