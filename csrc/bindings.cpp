@@ -18,7 +18,7 @@ T *at(Address address) {
     return reinterpret_cast<T *>(address);
 }
 
-// Called with the GIL held, before any kernel runs.
+// The checks run before any kernel, so a refused call has changed nothing.
 void check_latents(const int64_t *indices, int64_t count, int64_t n) {
     for (int64_t e = 0; e < count; ++e) {
         if (indices[e] < 0 || indices[e] >= n) {
@@ -28,26 +28,66 @@ void check_latents(const int64_t *indices, int64_t count, int64_t n) {
     }
 }
 
-void topk_encode(Address x, Address W_enc, Address b_enc, Address b_pre, Address values, Address indices, int64_t B,
-                 int64_t d, int64_t n, int64_t k, bool relu, bool bf16, int threads) {
+// An inverse of another batch would give wrong numbers in silence, a damaged one would reach outside the tensors. With
+// B k entries in all, each naming its own latent and rising within it, every entry of the code is listed exactly once.
+void check_inverse(const int64_t *indices, int64_t B, int64_t k, int64_t n, const int64_t *offsets, const int64_t *rows,
+                   const int64_t *slots) {
+    const auto refuse = [] {
+        throw py::value_error("inverse does not belong to this code: pass invert_code(code, n) of the same batch");
+    };
+    if (offsets[0] != 0 || offsets[n] != B * k) refuse();
+    for (int64_t j = 0; j < n; ++j) {
+        if (offsets[j + 1] < offsets[j] || offsets[j + 1] > B * k) refuse();
+        for (int64_t e = offsets[j], last = -1; e < offsets[j + 1]; ++e) {
+            if (rows[e] < 0 || rows[e] >= B || slots[e] < 0 || slots[e] >= k) refuse();
+            const int64_t at = rows[e] * k + slots[e];
+            if (at <= last || indices[at] != j) refuse();
+            last = at;
+        }
+    }
+}
+
+// Returns how many scores an int8 screen left to float32, and how many rows it gave up on; 0 and 0 without a screen.
+py::tuple topk_encode(Address x, Address W_enc, Address b_enc, Address b_pre, Address values, Address indices,
+                      int64_t B, int64_t d, int64_t n, int64_t k, bool relu, bool bf16, bool screen, int threads) {
     const Kernels &chosen = kernels();
-    py::gil_scoped_release unlocked;
-    chosen.topk_encode({at<float>(x), at<float>(W_enc), at<float>(b_enc), at<float>(b_pre), at<float>(values),
-                        at<int64_t>(indices), B, d, n, k, relu, bf16, threads});
+    const TopkEncode p = {at<float>(x),
+                          at<float>(W_enc),
+                          at<float>(b_enc),
+                          at<float>(b_pre),
+                          at<float>(values),
+                          at<int64_t>(indices),
+                          B,
+                          d,
+                          n,
+                          k,
+                          relu,
+                          bf16,
+                          threads};
+    ScreenCounts counts = {0, 0};
+    {
+        py::gil_scoped_release unlocked;
+        if (screen && chosen.topk_screen) {
+            counts = chosen.topk_screen(p);
+        } else {
+            chosen.topk_encode(p);
+        }
+    }
+    return py::make_tuple(counts.rescored, counts.fallback_rows);
 }
 
 void sparse_decode(Address values, Address indices, Address W_dec, Address b_pre, Address x_hat, int64_t B, int64_t k,
                    int64_t d, int64_t n, int threads) {
     const Kernels &chosen = kernels();
-    check_latents(at<int64_t>(indices), B * k, n);
     py::gil_scoped_release unlocked;
+    check_latents(at<int64_t>(indices), B * k, n);
     chosen.sparse_decode({at<float>(values), at<int64_t>(indices), at<float>(W_dec), at<float>(b_pre), at<float>(x_hat),
                           B, k, d, threads});
 }
 
 void invert(Address indices, int64_t B, int64_t k, int64_t n, Address offsets, Address rows, Address slots) {
-    check_latents(at<int64_t>(indices), B * k, n);
     py::gil_scoped_release unlocked;
+    check_latents(at<int64_t>(indices), B * k, n);
     invert_code(at<int64_t>(indices), B * k, k, n, at<int64_t>(offsets), at<int64_t>(rows), at<int64_t>(slots));
 }
 
@@ -55,33 +95,37 @@ void invert(Address indices, int64_t B, int64_t k, int64_t n, Address offsets, A
 SparseBackward backward_params(const py::dict &a, int64_t B, int64_t k, int64_t k_aux, int64_t d, int64_t n, bool relu,
                                int threads) {
     const auto get = [&](const char *name) -> Address { return a.contains(name) ? a[name].cast<Address>() : 0; };
-    SparseBackward p = {at<float>(get("x")),
-                        at<float>(get("values")),
-                        at<float>(get("grad")),
-                        at<float>(get("grad_aux")),
-                        at<float>(get("W_enc")),
-                        at<float>(get("W_dec")),
-                        at<float>(get("b_pre")),
-                        at<int64_t>(get("indices")),
-                        at<int64_t>(get("offsets")),
-                        at<int64_t>(get("rows")),
-                        at<int64_t>(get("slots")),
-                        at<float>(get("dpre_given")),
-                        at<float>(get("dW_dec")),
-                        at<float>(get("dW_enc")),
-                        at<float>(get("db_enc")),
-                        at<float>(get("db_pre")),
-                        at<float>(get("dvalues")),
-                        at<float>(get("dx")),
-                        B,
-                        k,
-                        k_aux,
-                        d,
-                        n,
-                        relu,
-                        threads};
-    check_latents(p.indices, B * k, n);
+    const SparseBackward p = {at<float>(get("x")),
+                              at<float>(get("values")),
+                              at<float>(get("grad")),
+                              at<float>(get("grad_aux")),
+                              at<float>(get("W_enc")),
+                              at<float>(get("W_dec")),
+                              at<float>(get("b_pre")),
+                              at<int64_t>(get("indices")),
+                              at<int64_t>(get("offsets")),
+                              at<int64_t>(get("rows")),
+                              at<int64_t>(get("slots")),
+                              at<float>(get("dpre_given")),
+                              at<float>(get("dW_dec")),
+                              at<float>(get("dW_enc")),
+                              at<float>(get("db_enc")),
+                              at<float>(get("db_pre")),
+                              at<float>(get("dvalues")),
+                              at<float>(get("dx")),
+                              B,
+                              k,
+                              k_aux,
+                              d,
+                              n,
+                              relu,
+                              threads};
     return p;
+}
+
+void check(const SparseBackward &p) {
+    check_latents(p.indices, p.B * p.k, p.n);
+    check_inverse(p.indices, p.B, p.k, p.n, p.offsets, p.rows, p.slots);
 }
 
 void sparse_backward(const py::dict &addresses, int64_t B, int64_t k, int64_t k_aux, int64_t d, int64_t n, bool relu,
@@ -89,6 +133,7 @@ void sparse_backward(const py::dict &addresses, int64_t B, int64_t k, int64_t k_
     const Kernels &chosen = kernels();
     const SparseBackward p = backward_params(addresses, B, k, k_aux, d, n, relu, threads);
     py::gil_scoped_release unlocked;
+    check(p);
     chosen.sparse_backward(p);
 }
 
@@ -118,14 +163,17 @@ void adam_unit_norm_step(const py::dict &addresses, const py::dict &rows, int64_
                         project,
                         unit_norm};
     py::gil_scoped_release unlocked;
+    check(p.gradients);
     chosen.adam_unit_norm_step(p);
 }
 
 void top_activations_update(Address top_values, Address top_image_ids, Address sums, Address counts, Address values,
-                            Address image_ids, Address offsets, Address rows, Address slots, int64_t n, int64_t m,
-                            int64_t k, int threads) {
+                            Address indices, Address image_ids, Address offsets, Address rows, Address slots, int64_t B,
+                            int64_t n, int64_t m, int64_t k, int threads) {
     const Kernels &chosen = kernels();
     py::gil_scoped_release unlocked;
+    check_latents(at<int64_t>(indices), B * k, n);
+    check_inverse(at<int64_t>(indices), B, k, n, at<int64_t>(offsets), at<int64_t>(rows), at<int64_t>(slots));
     chosen.top_activations_update({at<float>(top_values), at<int64_t>(top_image_ids), at<double>(sums),
                                    at<int64_t>(counts), at<float>(values), at<int64_t>(image_ids), at<int64_t>(offsets),
                                    at<int64_t>(rows), at<int64_t>(slots), n, m, k, threads});
@@ -136,6 +184,7 @@ void top_activations_update(Address top_values, Address top_image_ids, Address s
 PYBIND11_MODULE(_C, module) {
     module.doc() = "CPU kernels of revelio_fast; called through revelio_fast/ops/cpu.";
     module.def("isa", [] { return std::string(kernels().isa); });
+    module.def("screens", [] { return kernels().topk_screen != nullptr; });
     module.def("topk_encode", &topk_encode);
     module.def("sparse_decode", &sparse_decode);
     module.def("invert_code", &invert);

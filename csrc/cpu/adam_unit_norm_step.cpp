@@ -30,14 +30,15 @@ void adam_unit_norm_step(const AdamStep &p) {
         static_cast<float>(1 - p.beta2), static_cast<float>(sqrt(1 - pow(p.beta2, static_cast<double>(p.step)))),
         static_cast<float>(p.eps),       static_cast<float>(p.lr / (1 - pow(p.beta1, static_cast<double>(p.step))))};
     const int64_t chunks = (n + LATENTS_PER_CHUNK - 1) / LATENTS_PER_CHUNK;
-    double *partial = scratch<double>(chunks * d);
+    Scratch<double> partial(chunks * d), total(d);
+    Scratch<float> gradients(2 * d * q.threads), db_pre(d);
 #pragma omp parallel num_threads(q.threads)
     {
-        float *g_dec = scratch<float>(d), *g_enc = scratch<float>(d);
+        float *g_dec = gradients.data + 2 * d * thread_number(), *g_enc = g_dec + d;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
             const int64_t end = (chunk + 1) * LATENTS_PER_CHUNK < n ? (chunk + 1) * LATENTS_PER_CHUNK : n;
-            double *sum = partial + chunk * d;
+            double *sum = partial.data + chunk * d;
             for (int64_t i = 0; i < d; ++i) sum[i] = 0;
             for (int64_t j = chunk * LATENTS_PER_CHUNK; j < end; ++j) {
                 zero(g_dec, d);
@@ -57,18 +58,11 @@ void adam_unit_norm_step(const AdamStep &p) {
                 }
             }
         }
-        free(g_dec);
-        free(g_enc);
     }
-    double *total = scratch<double>(d);
-    float *db_pre = scratch<float>(d);
-    sum_chunks(partial, chunks, d, total);
-    finish_db_pre(q, total);
-    for (int64_t i = 0; i < d; ++i) db_pre[i] = static_cast<float>(total[i]);
-    adam(p.b_pre, p.m_b_pre, p.v_b_pre, db_pre, d, c);
-    free(db_pre);
-    free(total);
-    free(partial);
+    sum_chunks(partial.data, chunks, d, total.data);
+    finish_db_pre(q, total.data);
+    for (int64_t i = 0; i < d; ++i) db_pre.data[i] = static_cast<float>(total.data[i]);
+    adam(p.b_pre, p.m_b_pre, p.v_b_pre, db_pre.data, d, c);
 }
 
 }  // namespace REVELIO_ISA

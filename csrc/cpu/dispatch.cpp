@@ -11,7 +11,7 @@ namespace {
 #define REVELIO_TABLE(isa)                                                                          \
     Kernels {                                                                                       \
         #isa, isa::topk_encode, isa::sparse_decode, isa::sparse_backward, isa::adam_unit_norm_step, \
-            isa::top_activations_update                                                             \
+            isa::top_activations_update, nullptr                                                    \
     }
 
 bool supported(const std::string &isa) {
@@ -27,6 +27,15 @@ bool supported(const std::string &isa) {
     return false;
 }
 
+Kernels with_screen(Kernels chosen) {
+#if defined(__x86_64__) || defined(_M_X64)
+    if (std::string(chosen.isa) == "avx512" && __builtin_cpu_supports("avx512vnni")) {
+        chosen.topk_screen = avx512::topk_screen;
+    }
+#endif
+    return chosen;
+}
+
 Kernels choose() {
 #if defined(__x86_64__) || defined(_M_X64)
     const Kernels all[] = {REVELIO_TABLE(avx512), REVELIO_TABLE(avx2), REVELIO_TABLE(baseline)};
@@ -37,7 +46,7 @@ Kernels choose() {
     const std::string wanted = asked ? asked : "";
     for (const Kernels &candidate : all) {
         if (wanted.empty() ? supported(candidate.isa) : wanted == candidate.isa) {
-            if (supported(candidate.isa)) return candidate;
+            if (supported(candidate.isa)) return with_screen(candidate);
             throw std::runtime_error("REVELIO_ISA=" + wanted + ": this processor does not have it");
         }
     }

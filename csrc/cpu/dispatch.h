@@ -12,6 +12,7 @@ struct Kernels {
     void (*sparse_backward)(const SparseBackward &);
     void (*adam_unit_norm_step)(const AdamStep &);
     void (*top_activations_update)(const TopActivationsUpdate &);
+    ScreenCounts (*topk_screen)(const TopkEncode &);  // null where there are no int8 dot products
 };
 
 // Throws std::runtime_error when REVELIO_ISA names an unknown instruction set or one this processor lacks.

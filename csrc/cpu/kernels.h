@@ -16,6 +16,11 @@ struct TopkEncode {
     int threads;
 };
 
+// What an int8 screen left to be scored in float32, and the rows it gave up on, which were scored in float32 wholly.
+struct ScreenCounts {
+    int64_t rescored, fallback_rows;
+};
+
 struct SparseDecode {
     const float *values;
     const int64_t *indices;
@@ -70,6 +75,9 @@ REVELIO_KERNELS(baseline)
 #if defined(__x86_64__) || defined(_M_X64)
 REVELIO_KERNELS(avx2)
 REVELIO_KERNELS(avx512)
+namespace avx512 {
+ScreenCounts topk_screen(const TopkEncode &);  // needs AVX512-VNNI as well
+}
 #endif
 
 void invert_code(const int64_t *indices, int64_t entries, int64_t k, int64_t n, int64_t *offsets, int64_t *rows,

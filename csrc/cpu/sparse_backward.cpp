@@ -20,11 +20,11 @@ static void gradient_of_x(const SparseBackward &p) {
 
 void sparse_backward(const SparseBackward &p) {
     const int64_t chunks = (p.n + LATENTS_PER_CHUNK - 1) / LATENTS_PER_CHUNK;
-    double *partial = p.db_pre ? scratch<double>(chunks * p.d) : nullptr;
+    Scratch<double> partial(p.db_pre ? chunks * p.d : 0), total(p.d);
 #pragma omp parallel for num_threads(p.threads) schedule(dynamic, 1)
     for (int64_t c = 0; c < chunks; ++c) {
         const int64_t end = (c + 1) * LATENTS_PER_CHUNK < p.n ? (c + 1) * LATENTS_PER_CHUNK : p.n;
-        double *sum = partial ? partial + c * p.d : nullptr;
+        double *sum = p.db_pre ? partial.data + c * p.d : nullptr;
         for (int64_t i = 0; sum && i < p.d; ++i) sum[i] = 0;
         for (int64_t j = c * LATENTS_PER_CHUNK; j < end; ++j) {
             float *g_dec = p.dW_dec ? p.dW_dec + j * p.d : nullptr, *g_enc = p.dW_enc ? p.dW_enc + j * p.d : nullptr;
@@ -38,13 +38,10 @@ void sparse_backward(const SparseBackward &p) {
             }
         }
     }
-    if (partial) {
-        double *total = scratch<double>(p.d);
-        sum_chunks(partial, chunks, p.d, total);
-        finish_db_pre(p, total);
-        for (int64_t i = 0; i < p.d; ++i) p.db_pre[i] = static_cast<float>(total[i]);
-        free(total);
-        free(partial);
+    if (p.db_pre) {
+        sum_chunks(partial.data, chunks, p.d, total.data);
+        finish_db_pre(p, total.data);
+        for (int64_t i = 0; i < p.d; ++i) p.db_pre[i] = static_cast<float>(total.data[i]);
     }
     if (p.dx) gradient_of_x(p);
 }

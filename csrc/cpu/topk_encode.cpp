@@ -1,7 +1,6 @@
 // topk_encode: scores a tile of rows x latents in registers and drops what cannot enter the row's top k at once, so the
 // [B, n] scores never exist. Every score is one sequential sum over d, whatever tile, thread or batch it falls in.
-#include "cpu/kernels.h"
-#include "cpu/vector.h"
+#include "cpu/topk_rows.h"
 
 namespace revelio {
 namespace REVELIO_ISA {
@@ -31,55 +30,6 @@ static inline float to_bf16(float value) {
     bits &= 0xFFFF0000u;
     memcpy(&value, &bits, 4);
     return value;
-}
-
-// Larger key = better: NaN, then larger values, then lower latents. Unique, so the order of insertion does not matter.
-static inline uint64_t key_of(float value, int64_t latent) {
-    uint32_t bits = 0xFFFFFFFFu;
-    if (value == value) {
-        value += 0.0f;  // -0 counts as 0
-        memcpy(&bits, &value, 4);
-        bits = bits >> 31 ? ~bits : bits | 0x80000000u;
-    }
-    return static_cast<uint64_t>(bits) << 32 | (0xFFFFFFFFu - static_cast<uint32_t>(latent));
-}
-
-static inline float value_of(uint64_t key) {
-    uint32_t bits = static_cast<uint32_t>(key >> 32);
-    bits = bits == 0xFFFFFFFFu ? 0x7FC00000u : bits >> 31 ? bits & 0x7FFFFFFFu : ~bits;
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
-static inline void sift_down(uint64_t *heap, int64_t size, int64_t at) {
-    const uint64_t moving = heap[at];
-    for (int64_t child; (child = 2 * at + 1) < size; at = child) {
-        if (child + 1 < size && heap[child + 1] < heap[child]) ++child;
-        if (heap[child] >= moving) break;
-        heap[at] = heap[child];
-    }
-    heap[at] = moving;
-}
-
-// The k best keys of a row, the worst of them on top.
-struct Row {
-    uint64_t *heap;
-    int64_t size;
-    float threshold;  // no score below it can enter
-};
-
-static inline void offer(Row &row, int64_t k, uint64_t key) {
-    if (row.size < k) {
-        row.heap[row.size++] = key;
-        if (row.size < k) return;
-        for (int64_t at = k / 2; at-- > 0;) sift_down(row.heap, k, at);
-    } else {
-        if (key <= row.heap[0]) return;
-        row.heap[0] = key;
-        sift_down(row.heap, k, 0);
-    }
-    row.threshold = value_of(row.heap[0]);
 }
 
 // out[r][l] = sum_i x[i][r] w[i][l]
@@ -116,20 +66,6 @@ static void select_tile(const TopkEncode &p, const float *scores, const float *b
     }
 }
 
-static void write_row(const TopkEncode &p, int64_t b, Row &row) {
-    for (int64_t last = p.k - 1; last > 0; --last) {  // heap sort: the worst goes to the end
-        const uint64_t worst = row.heap[0];
-        row.heap[0] = row.heap[last];
-        row.heap[last] = worst;
-        sift_down(row.heap, last, 0);
-    }
-    for (int64_t s = 0; s < p.k; ++s) {
-        const float value = value_of(row.heap[s]);
-        p.values[b * p.k + s] = p.relu && value < 0 ? 0.0f : value;
-        p.indices[b * p.k + s] = 0xFFFFFFFFu - static_cast<uint32_t>(row.heap[s]);
-    }
-}
-
 // x - b_pre, in tiles of TILE_ROWS rows laid out [d][TILE_ROWS]; missing rows are zero.
 static void pack_rows(const TopkEncode &p, int64_t tile, float *packed) {
     for (int r = 0; r < TILE_ROWS; ++r) {
@@ -154,30 +90,34 @@ static void pack_panel(const TopkEncode &p, int64_t panel, float *packed) {
 
 void topk_encode(const TopkEncode &p) {
     const int64_t tiles = (p.B + TILE_ROWS - 1) / TILE_ROWS, panels = (p.n + TILE_LATENTS - 1) / TILE_LATENTS;
-    const int64_t blocks = (tiles + TILES_PER_BLOCK - 1) / TILES_PER_BLOCK;
-    float *x = scratch<float>(tiles * TILE_ROWS * p.d), *w = scratch<float>(PANELS_PER_GROUP * TILE_LATENTS * p.d);
-    Row *rows = scratch<Row>(p.B);
-    uint64_t *heaps = scratch<uint64_t>(p.B * p.k);
+    const int64_t share = (tiles + p.threads - 1) / p.threads;  // a small batch still gives every thread a block
+    const int64_t tiles_per_block = share < 1 ? 1 : share < TILES_PER_BLOCK ? share : TILES_PER_BLOCK;
+    const int64_t blocks = (tiles + tiles_per_block - 1) / tiles_per_block;
+    const Scratch<float> packed_x(tiles * TILE_ROWS * p.d), packed_w(PANELS_PER_GROUP * TILE_LATENTS * p.d);
+    const Scratch<Row> row_states(p.B);
+    const Scratch<uint64_t> heaps(p.B * p.k);
+    float *x = packed_x.data, *w = packed_w.data;
+    Row *rows = row_states.data;
 #pragma omp parallel num_threads(p.threads)
     {
 #pragma omp for schedule(static)
         for (int64_t tile = 0; tile < tiles; ++tile) pack_rows(p, tile, x + tile * TILE_ROWS * p.d);
 #pragma omp for schedule(static)
-        for (int64_t b = 0; b < p.B; ++b) rows[b] = {heaps + b * p.k, 0, -__builtin_inff()};
-        float *scores = scratch<float>(TILE_ROWS * TILE_LATENTS);
+        for (int64_t b = 0; b < p.B; ++b) rows[b] = {heaps.data + b * p.k, 0, -__builtin_inff()};
+        alignas(64) float scores[TILE_ROWS * TILE_LATENTS];
         for (int64_t first = 0; first < panels; first += PANELS_PER_GROUP) {
             const int64_t count = first + PANELS_PER_GROUP < panels ? PANELS_PER_GROUP : panels - first;
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < count; ++i) pack_panel(p, first + i, w + i * TILE_LATENTS * p.d);
 #pragma omp for schedule(dynamic, 1)
             for (int64_t block = 0; block < blocks; ++block) {
-                const int64_t end = (block + 1) * TILES_PER_BLOCK < tiles ? (block + 1) * TILES_PER_BLOCK : tiles;
+                const int64_t end = (block + 1) * tiles_per_block < tiles ? (block + 1) * tiles_per_block : tiles;
                 for (int64_t i = 0; i < count; ++i) {
                     const int64_t latent = (first + i) * TILE_LATENTS;
                     const int64_t latents = latent + TILE_LATENTS < p.n ? TILE_LATENTS : p.n - latent;
                     float bias[TILE_LATENTS] = {};
                     memcpy(bias, p.b_enc + latent, sizeof(float) * latents);
-                    for (int64_t tile = block * TILES_PER_BLOCK; tile < end; ++tile) {
+                    for (int64_t tile = block * tiles_per_block; tile < end; ++tile) {
                         const int64_t b = tile * TILE_ROWS, present = b + TILE_ROWS < p.B ? TILE_ROWS : p.B - b;
                         score_tile(x + b * p.d, w + i * TILE_LATENTS * p.d, p.d, scores);
                         select_tile(p, scores, bias, latent, latents, rows + b, present);
@@ -185,14 +125,9 @@ void topk_encode(const TopkEncode &p) {
                 }
             }
         }
-        free(scores);
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < p.B; ++b) write_row(p, b, rows[b]);
     }
-    free(heaps);
-    free(rows);
-    free(w);
-    free(x);
 }
 
 }  // namespace REVELIO_ISA

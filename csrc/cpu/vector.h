@@ -5,6 +5,11 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <new>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 namespace revelio {
 namespace REVELIO_ISA {
@@ -30,13 +35,28 @@ static inline void prefetch_row(const float *row, int64_t d) {
     for (int64_t i = 0; i < d; i += 16) __builtin_prefetch(row + i);
 }
 
-// Scratch of one thread or call; a failed allocation ends the process with a message, as nothing sensible can go on.
+// Memory of one call, taken outside parallel regions, where std::bad_alloc can still become a MemoryError.
+// Of internal linkage, so that no copy compiled for one instruction set can serve another.
+namespace {
 template <typename T>
-static T *scratch(int64_t count) {
-    const size_t bytes = ((count ? count : 1) * sizeof(T) + 63) / 64 * 64;
-    void *memory = aligned_alloc(64, bytes);
-    if (!memory) abort();
-    return static_cast<T *>(memory);
+struct Scratch {
+    T *data;
+    explicit Scratch(int64_t count) {
+        data = static_cast<T *>(aligned_alloc(64, ((count ? count : 1) * sizeof(T) + 63) / 64 * 64));
+        if (!data) throw std::bad_alloc();
+    }
+    ~Scratch() { free(data); }
+    Scratch(const Scratch &) = delete;
+    Scratch &operator=(const Scratch &) = delete;
+};
+}  // namespace
+
+static inline int thread_number() {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
 }
 
 }  // namespace REVELIO_ISA

@@ -11,7 +11,7 @@ def top_activations_update_(
     state_values: Tensor, state_image_ids: Tensor, sums: Tensor, counts: Tensor,
     values: Tensor, indices: Tensor, image_ids: Tensor, offsets: Tensor, rows: Tensor, slots: Tensor,
 ) -> None:  # fmt: skip
-    values, image_ids, offsets, rows, slots = dense(values, image_ids, offsets, rows, slots)
-    tensors = (state_values, state_image_ids, sums, counts, values, image_ids, offsets, rows, slots)
-    n, m = state_values.shape
-    load().top_activations_update(*[t.data_ptr() for t in tensors], n, m, values.shape[1], threads())
+    batch = dense(values, indices, image_ids, offsets, rows, slots)
+    tensors = (state_values, state_image_ids, sums, counts, *batch)
+    (B, k), (n, m) = values.shape, state_values.shape
+    load().top_activations_update(*[t.data_ptr() for t in tensors], B, n, m, k, threads())

@@ -1,4 +1,4 @@
-"""topk_encode by csrc/cpu/topk_encode.cpp. Its scores are plain float32 sums, so "fast" is exact, as "fp32" is."""
+"""topk_encode by csrc/cpu/topk_encode.cpp; "fast" by the int8 screen of topk_screen.cpp where it exists and pays."""
 
 import torch
 from torch import Tensor
@@ -15,5 +15,14 @@ def topk_encode(
     (B, d), n = x.shape, W_enc.shape[0]
     values, indices = x.new_empty(B, k), x.new_empty(B, k, dtype=torch.int64)
     pointers = [t.data_ptr() for t in (x, W_enc, b_enc, b_pre, values, indices)]
-    load().topk_encode(*pointers, B, d, n, k, relu, precision == "bf16", threads())
+    screen = precision == "fast" and screen_pays(B, d, n, k)
+    load().topk_encode(*pointers, B, d, n, k, relu, precision == "bf16", screen, threads())
     return values, indices
+
+
+def screen_pays(B: int, d: int, n: int, k: int) -> bool:
+    """Whether int8 scores save more than quantising W_enc and rescoring a few k latents a row cost.
+
+    The int32 sums of the screen hold products of two int8 vectors of up to 65,536 elements.
+    """
+    return B >= 64 and 64 <= d <= 65_536 and n >= 32 * k
