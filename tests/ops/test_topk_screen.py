@@ -73,9 +73,31 @@ def test_sparse_codes_of_known_directions():
     assert assert_same_bits((torch.rand(B, K, 1) * W_enc[latents]).sum(1), W_enc)[1] == 0
 
 
-def test_latents_of_very_different_norms():
+@pytest.mark.parametrize("shift", [0.0, 2.0])  # with a shift, the sum of a row's int8 values is far from zero
+def test_latents_of_very_different_norms(shift):
     x, W_enc = gaussian()
-    assert_same_bits(x, W_enc * torch.exp(2 * torch.randn(N, 1)), torch.randn(N))
+    W_enc = (W_enc - W_enc.mean(1, keepdim=True)) * torch.exp(2 * torch.randn(N, 1))
+    assert assert_same_bits(x + shift, W_enc, torch.randn(N))[1] == 0
+
+
+def mixed(h):
+    """The hash of csrc/cpu/topk_quantise.h, on int64 holding uint32."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h = ((h ^ h >> shift) * factor) & 0xFFFFFFFF
+    return h ^ h >> 16
+
+
+def test_the_largest_element_rounded_up_does_not_wrap_around():
+    latents = torch.arange(N)[:, None]
+    uniform = (mixed((torch.arange(D) * 0x9E3779B9 + mixed(latents ^ 0x51ED270B)) & 0xFFFFFFFF) >> 8) / 2**24
+    latent, channel = divmod(int(uniform.argmax()), D)
+    assert 127 + uniform[latent, channel].float() + 128 == 256  # one more than a byte holds, by float32 rounding
+    x, W_enc = torch.randn(B, D), 0.1 * normalize(torch.randn(N, D))
+    W_enc[latent] = 0
+    W_enc[latent, channel] = 1
+    x[:, channel] = 5
+    assert_same_bits(x, W_enc)
+    assert (encode(x, W_enc, torch.zeros(N), torch.zeros(D), K, screen=True)[1][:, 0] == latent).all()
 
 
 @pytest.mark.parametrize(("of_x", "of_w"), [(1e6, 1e-6), (1e-6, 1e6), (1e12, 1.0), (1e-12, 1.0), (1e25, 1e25)])
@@ -104,6 +126,13 @@ def test_rows_and_latents_that_int8_cannot_hold():
     W_enc[9, 3], W_enc[10, 2], W_enc[11] = torch.nan, -torch.inf, W_enc[11] * 1e-20
     b_enc[20], b_enc[21] = torch.nan, torch.inf
     assert assert_same_bits(x, W_enc, b_enc)[1] == 3
+
+
+def test_latents_that_are_nan_do_not_hide_the_others():
+    x, W_enc = gaussian()
+    b_enc = torch.zeros(N)
+    b_enc[: K // 2] = torch.nan
+    assert assert_same_bits(x, W_enc, b_enc)[1] == 0
 
 
 def test_latents_switched_off_by_their_bias():
