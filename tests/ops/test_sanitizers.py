@@ -1,0 +1,79 @@
+"""The op tests on kernels built with AddressSanitizer and UBSan (slow: about a minute and a half)."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The extension of the build folder instead of the installed one, then pytest in the same process.
+RUN = """
+import importlib.util, sys, torch
+spec = importlib.util.spec_from_file_location("revelio_fast._C", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+sys.modules["revelio_fast._C"] = module
+import pytest
+sys.exit(pytest.main(sys.argv[2:]))
+"""
+
+
+def library(name: str) -> str:
+    """Path of a compiler's run-time library."""
+    path = subprocess.run([os.environ.get("CXX", "g++"), f"-print-file-name={name}"], capture_output=True, text=True)
+    if path.returncode or not os.path.isabs(path.stdout.strip()):
+        pytest.skip(f"this compiler has no {name}")
+    return path.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def extension(tmp_path_factory):
+    pybind11 = pytest.importorskip("pybind11")
+    if not shutil.which("cmake"):
+        pytest.skip("cmake is not installed")
+    build = tmp_path_factory.mktemp("sanitized")
+    options = ["-DREVELIO_SANITIZE=ON", "-DREVELIO_CUDA=OFF", f"-DPython_EXECUTABLE={sys.executable}"]
+    for command in (
+        ["cmake", "-S", str(ROOT), "-B", str(build), *options, f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"],
+        ["cmake", "--build", str(build), "--parallel", "2"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return next(build.glob("_C*.so"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ["", "avx2", "baseline"])
+def test_the_op_tests_are_clean_under_asan_and_ubsan(extension, isa):
+    environment = os.environ | {
+        "LD_PRELOAD": f"{library('libasan.so')} {library('libubsan.so')}",
+        "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter and torch keep memory until the process ends
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        "OMP_NUM_THREADS": "1",
+    }
+    if isa:
+        environment["REVELIO_ISA"] = isa
+    chosen = "(cpu or screen or native) and not torch and not contract and not compile and not isa and not sanitizers"
+    command = [
+        sys.executable,
+        "-c",
+        RUN,
+        str(extension),
+        "-q",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        chosen,
+        "tests/ops",
+    ]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=560)
+    if isa and "this processor does not have it" in run.stdout + run.stderr:
+        pytest.skip(f"this processor has no {isa}")
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    assert "runtime error" not in run.stderr and "AddressSanitizer" not in run.stderr
+    assert " passed" in run.stdout
