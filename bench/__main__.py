@@ -1,4 +1,4 @@
-"""python -m bench encode|decode|top|step|all [--paper] [--json FILE]"""
+"""python -m bench encode|decode|top|step|all [--paper] [--B 64 --d 640 --n 8192 --k 32] [--json FILE]"""
 
 from __future__ import annotations
 
@@ -30,10 +30,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("what", choices=[*BENCHES, "all"])
     parser.add_argument("--paper", action="store_true", help=f"the paper's size, {PAPER}, instead of {SMALL}")
+    for name, meaning in zip(Shape._fields, ("rows", "width", "latents", "active latents a row"), strict=True):
+        parser.add_argument(f"--{name}", type=int, help=f"{meaning}, instead of that size's")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where to write the rows and the stamp")
     options = parser.parse_args()
-    shape, about = PAPER if options.paper else SMALL, stamp(options.repeats)
+    given = {name: getattr(options, name) for name in Shape._fields if getattr(options, name) is not None}
+    shape = (PAPER if options.paper else SMALL)._replace(**given)
+    if options.repeats < 1 or min(shape) < 1 or shape.k > shape.n:
+        parser.error(f"repeats and sizes must be at least 1 and k at most n, got {options.repeats} repeats and {shape}")
+    about = stamp(options.repeats)
     if about["busy_before"] > 0.1:
         print(f"warning: {about['busy_before']:.0%} of the machine is busy; figures will be off", file=sys.stderr)
     rows = []
@@ -47,10 +53,20 @@ def main() -> None:
 
 def table(rows: list[dict]) -> str:
     """The rows in Markdown."""
-    columns = ("work", "implementation", "median s", "speed-up over the first", "largest relative difference")
+    columns = (
+        "work",
+        "implementation",
+        "median s",
+        "speed-up over the first",
+        "over our PyTorch reference",
+        "added memory, MB",
+        "largest relative difference",
+    )
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for row in rows:
-        figures = f"{row['median_s']:.4f} | {row['ratio']:.2f}x | {row['max_rel_err']:.1e}"
+        over = f"{row['ratio_reference']:.2f}x" if row.get("ratio_reference") else "-"
+        added = f"{row['added_mb']:.0f}" if "added_mb" in row else "-"
+        figures = f"{row['median_s']:.4f} | {row['ratio']:.2f}x | {over} | {added} | {row['max_rel_err']:.1e}"
         lines.append(f"| {row['what']} | {row['impl']} | {figures} |")
     return "\n".join(lines)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import time
@@ -17,39 +19,68 @@ from torch import Tensor
 Variant = Callable[[], Tensor]
 
 
-def compare(what: str, shape: str, variants: dict[str, Variant], repeats: int) -> list[dict[str, Any]]:
-    """Run all variants in turn, `repeats` times after one warm-up; the first one is the reference of the ratios.
+REFERENCE = "revelio_fast torch"
 
-    Each variant returns a tensor by which its result is compared with the first one's.
+
+def compare(what: str, shape: str, variants: dict[str, Variant], repeats: int) -> list[dict[str, Any]]:
+    """Run all variants in turn, `repeats` times after a warm-up; ratios are over the first one and over `REFERENCE`.
+
+    Each variant returns a tensor by which its result is compared with the first one's. Peak memory is the process's
+    largest resident size during one more run of that variant, and by how much it rose above the size before.
     """
     results = {name: run().double() for name, run in variants.items()}
+    memory = {}
+    for name, run in variants.items():
+        before = _reset_peak()
+        run()
+        peak = _status("VmHWM")
+        memory[name] = {"peak_mb": peak, "added_mb": peak - before}
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
         for name, run in variants.items():
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)
-    reference = next(iter(variants))
-    scale = results[reference].abs().max().clamp_min(1e-30)
-    base = statistics.median(times[reference])
+    median = {name: statistics.median(values) for name, values in times.items()}
+    first = next(iter(variants))
+    scale = results[first].abs().max().clamp_min(1e-30)
     return [
         {
             "what": what,
             "impl": name,
             "shape": shape,
-            "median_s": statistics.median(times[name]),
+            "median_s": median[name],
             "min_s": min(times[name]),
-            "ratio": base / statistics.median(times[name]),
-            "max_rel_err": ((results[name] - results[reference]).abs().max() / scale).item(),
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "max_s": max(times[name]),
+            "ratio": median[first] / median[name],
+            "ratio_reference": median[REFERENCE] / median[name] if REFERENCE in median else None,
+            "max_rel_err": ((results[name] - results[first]).abs().max() / scale).item(),
+            **memory[name],
         }
         for name in variants
     ]
 
 
+def _reset_peak() -> float:
+    """Give freed memory back and let the kernel count the largest resident size anew; return the present one."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return _status("VmRSS")
+
+
+def _status(field: str) -> float:
+    """A size of this process in MB, from /proc/self/status; NaN where there is none."""
+    with contextlib.suppress(OSError, StopIteration), open("/proc/self/status") as file:
+        return int(next(line for line in file if line.startswith(field + ":")).split()[1]) / 1024
+    return float("nan")
+
+
 def stamp(repeats: int) -> dict[str, Any]:
     """What the figures hold for: machine, load before the run, versions, threads, commit."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),

@@ -16,14 +16,22 @@ def variants(p: Inputs, shape: Shape) -> dict:
     def bag():
         return F.embedding_bag(p.code.indices, p.W_dec, mode="sum", per_sample_weights=p.code.values) + p.b_pre
 
-    def ours():
-        with ops.use_backend("cpu"):
-            return ops.sparse_decode(p.code, p.W_dec, p.b_pre)
+    def ours(backend):
+        def run():
+            with ops.use_backend(backend):
+                return ops.sparse_decode(p.code, p.W_dec, p.b_pre)
 
-    return {"torch dense": dense, "torch embedding_bag": bag, "revelio_fast cpu": ours}
+        return run
+
+    return {
+        "torch dense": dense,
+        "torch embedding_bag": bag,
+        "revelio_fast cpu": ours("cpu"),
+        "revelio_fast torch": ours("torch"),
+    }
 
 
-@pytest.mark.parametrize("name", ["torch dense", "torch embedding_bag", "revelio_fast cpu"])
+@pytest.mark.parametrize("name", ["torch dense", "torch embedding_bag", "revelio_fast cpu", "revelio_fast torch"])
 def test_sparse_decode(benchmark, name):
     shape = Shape(256, 320, 4096, 32)
     benchmark(variants(inputs(shape), shape)[name])

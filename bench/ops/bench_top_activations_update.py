@@ -19,7 +19,7 @@ def variants(p: Inputs, shape: Shape) -> dict:
         full.image_ids.copy_(torch.arange(M).expand(shape.n, M) + shape.B)
         return full
 
-    held, ours_held = state(), state()
+    held = state()
 
     def dense():
         both = torch.cat([held.values, dense_code(p).T], 1)
@@ -28,15 +28,20 @@ def variants(p: Inputs, shape: Shape) -> dict:
         ids.gather(1, best.indices)
         return best.values
 
-    def ours():
-        with ops.use_backend("cpu"):
-            ops.top_activations_update_(ours_held, p.code, image_ids)
-        return ours_held.values
+    def ours(backend):
+        own = state()
 
-    return {"torch dense topk": dense, "revelio_fast cpu": ours}
+        def run():
+            with ops.use_backend(backend):
+                ops.top_activations_update_(own, p.code, image_ids)
+            return own.values
+
+        return run
+
+    return {"torch dense topk": dense, "revelio_fast cpu": ours("cpu"), "revelio_fast torch": ours("torch")}
 
 
-@pytest.mark.parametrize("name", ["torch dense topk", "revelio_fast cpu"])
+@pytest.mark.parametrize("name", ["torch dense topk", "revelio_fast cpu", "revelio_fast torch"])
 def test_top_activations_update(benchmark, name):
     shape = Shape(256, 32, 4096, 32)
     benchmark(variants(inputs(shape), shape)[name])

@@ -23,11 +23,14 @@ def variants(p: Inputs, shape: Shape) -> dict:
     return {
         "torch matmul + topk": plain,
         "revelio_fast cpu fast": ours("cpu", "fast"),
+        "revelio_fast cpu fp32": ours("cpu", "fp32"),
         "revelio_fast torch": ours("torch", "fp32"),
     }
 
 
-@pytest.mark.parametrize("name", ["torch matmul + topk", "revelio_fast cpu fast", "revelio_fast torch"])
+@pytest.mark.parametrize(
+    "name", ["torch matmul + topk", "revelio_fast cpu fast", "revelio_fast cpu fp32", "revelio_fast torch"]
+)
 def test_topk_encode(benchmark, name):
     shape = Shape(256, 320, 4096, 32)
     benchmark(variants(inputs(shape), shape)[name])
