@@ -23,6 +23,8 @@ def topk_encode(
 def screen_pays(B: int, d: int, n: int, k: int) -> bool:
     """Whether int8 scores save more than quantising W_enc and rescoring a few k latents a row cost.
 
+    On a Zen 4 core (CPU seconds, d=1280, n=20,480, k=32): 0.027 against float32's 0.033 at 16 rows, 0.068
+    against 0.146 at 256.
     The int32 sums of the screen hold products of two int8 vectors of up to 65,536 elements.
     """
-    return B >= 64 and 64 <= d <= 65_536 and n >= 32 * k
+    return B >= 16 and 64 <= d <= 65_536 and n >= 32 * k
