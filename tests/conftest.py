@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+# Triton reads this once, when its kernels are imported: without a GPU they run in its interpreter, on CPU tensors.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

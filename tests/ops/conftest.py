@@ -1,22 +1,29 @@
-"""Every op test runs once per backend that can run here; the others are skipped with their reason."""
+"""Every op test runs once per backend that its op has; one that cannot run here is skipped with its reason.
+
+Without a GPU, "triton" runs in Triton's interpreter, on CPU tensors.
+"""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from revelio_fast.ops import backends, use_backend
+from revelio_fast.ops import backends, dispatch, use_backend
 
 
-@pytest.fixture(params=["torch", "cpu"])
+def pytest_generate_tests(metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        by_device = dispatch.TABLE[metafunc.module.OP]
+        names = ["torch", *(name for device in ("cpu", "cuda") for name in by_device[device] if name != "torch")]
+        metafunc.parametrize("backend", names, indirect=True)
+
+
+@pytest.fixture
 def backend(request) -> Iterator[str]:
-    name = request.param
-    op = request.module.OP
-    reasons = [
-        status.reason for status in backends() if (status.op, status.device, status.backend) == (op, "cpu", name)
-    ]
-    if not reasons or reasons[0]:
-        pytest.skip(f"backend {name!r} cannot run {op} here: {reasons[0] if reasons else 'not in the table'}")
+    name, op = request.param, request.module.OP
+    reasons = {status.reason for status in backends() if (status.op, status.backend) == (op, name)}
+    if reasons != {""}:
+        pytest.skip(f"backend {name!r} cannot run {op} here: {', '.join(reasons)}")
     with use_backend(name):
         yield name
 
