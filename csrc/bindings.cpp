@@ -161,7 +161,8 @@ void adam_unit_norm_step(const py::dict &addresses, const py::dict &rows, int64_
                         beta2,
                         eps,
                         project,
-                        unit_norm};
+                        unit_norm,
+                        rows.contains("scalars") ? get("scalars") : nullptr};
     py::gil_scoped_release unlocked;
     check(p.gradients);
     chosen.adam_unit_norm_step(p);

@@ -25,10 +25,14 @@ static inline void adam(float *__restrict w, float *__restrict m, float *__restr
 void adam_unit_norm_step(const AdamStep &p) {
     const SparseBackward &q = p.gradients;
     const int64_t d = q.d, n = q.n;
-    const AdamConstants c = {
+    AdamConstants c = {
         static_cast<float>(1 - p.beta1), static_cast<float>(p.beta2),
         static_cast<float>(1 - p.beta2), static_cast<float>(sqrt(1 - pow(p.beta2, static_cast<double>(p.step)))),
         static_cast<float>(p.eps),       static_cast<float>(p.lr / (1 - pow(p.beta1, static_cast<double>(p.step))))};
+    if (p.scalars) {
+        c.step_size = p.scalars[0];
+        c.root_of_correction2 = p.scalars[1];
+    }
     const int64_t chunks = (n + LATENTS_PER_CHUNK - 1) / LATENTS_PER_CHUNK;
     Scratch<double> partial(chunks * d), total(d);
     Scratch<float> gradients(2 * d * q.threads), db_pre(d);

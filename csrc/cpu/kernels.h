@@ -49,6 +49,7 @@ struct AdamStep {
     int64_t step;
     double lr, beta1, beta2, eps;
     bool project, unit_norm;
+    const float *scalars;  // step size and root of the second bias correction, instead of step and lr; or null
 };
 
 struct TopActivationsUpdate {

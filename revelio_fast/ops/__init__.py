@@ -1,9 +1,10 @@
 """The kernels' public functions: the only code that knows which backend runs them."""
 
-from revelio_fast.ops.adam_unit_norm_step import AdamRows, adam_unit_norm_step_
+from revelio_fast.ops.adam_unit_norm_step import AdamRows, adam_scalars, adam_unit_norm_step_
 from revelio_fast.ops.codes import Code, InverseCode
 from revelio_fast.ops.dispatch import BackendError, backends, use_backend
 from revelio_fast.ops.invert_code import invert_code
+from revelio_fast.ops.shadow import EncoderShadow
 from revelio_fast.ops.sparse_backward import SparseGradients, sparse_backward
 from revelio_fast.ops.sparse_decode import sparse_decode
 from revelio_fast.ops.top_activations_update import TopState, top_activations_update_
@@ -13,9 +14,11 @@ __all__ = [
     "AdamRows",
     "BackendError",
     "Code",
+    "EncoderShadow",
     "InverseCode",
     "SparseGradients",
     "TopState",
+    "adam_scalars",
     "adam_unit_norm_step_",
     "backends",
     "invert_code",

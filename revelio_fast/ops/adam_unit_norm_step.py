@@ -8,6 +8,7 @@ from torch import Tensor
 from revelio_fast.ops import checks, dispatch
 from revelio_fast.ops.codes import Code, InverseCode
 from revelio_fast.ops.invert_code import invert_code
+from revelio_fast.ops.shadow import EncoderShadow, checked
 from revelio_fast.ops.sparse_backward import check_backward
 
 
@@ -55,6 +56,8 @@ def adam_unit_norm_step_(
     unit_norm: bool = True,
     grad_aux: Tensor | None = None,
     k_aux: int = 0,
+    shadow: EncoderShadow | None = None,
+    scalars: Tensor | None = None,
 ) -> None:
     """Update every parameter and moment in place, as `sparse_backward` followed by `torch.optim.Adam` would.
 
@@ -87,6 +90,11 @@ def adam_unit_norm_step_(
         ``[B, d]`` gradient at the auxiliary reconstruction made from the last `k_aux` slots.
     k_aux : int
         Number of auxiliary slots.
+    shadow : EncoderShadow, optional
+        That of ``rows.W_enc``; brought up to date in place.
+    scalars : Tensor, optional
+        ``[2]`` float32 on the device of `rows`, the numbers of `adam_scalars`. They are read when the kernel runs and
+        take the place of `step` and `lr`, which a captured CUDA graph would repeat for ever.
 
     Raises
     ------
@@ -109,13 +117,25 @@ def adam_unit_norm_step_(
         raise ValueError(f"lr must be a finite number of at least 0, got {lr}")
     inverse = inverse if inverse is not None else invert_code(code, n)
     checks.inverse(*inverse, n, code.indices.numel())
+    if scalars is not None:
+        checks.tensor("scalars", scalars, (2,))
+        checks.same_device(x=x, scalars=scalars)
     _adam_unit_norm_step_(
         *rows, x, code.values, code.indices, grad_x_hat, *inverse,
         step, lr, beta1, beta2, eps, relu, project, unit_norm, grad_aux, k_aux,
+        *checked(shadow, n, d, rows.W_enc.device), scalars,
     )  # fmt: skip
 
 
-@torch.library.custom_op("revelio_fast::adam_unit_norm_step_", mutates_args=AdamRows._fields)
+def adam_scalars(step: int, lr: float, beta1: float = 0.9, beta2: float = 0.999) -> tuple[float, float]:
+    """Adam's step size ``lr / (1 - beta1^step)`` and the root of its second bias correction, ``1 - beta2^step``."""
+    return lr / (1 - beta1**step), (1 - beta2**step) ** 0.5
+
+
+_SHADOW = ("shadow_weights", "shadow_norms", "shadow_residuals")
+
+
+@torch.library.custom_op("revelio_fast::adam_unit_norm_step_", mutates_args=(*AdamRows._fields, *_SHADOW))
 def _adam_unit_norm_step_(
     W_enc: Tensor,
     W_dec: Tensor,
@@ -146,12 +166,17 @@ def _adam_unit_norm_step_(
     unit_norm: bool,
     grad_aux: Tensor | None,
     k_aux: int,
+    shadow_weights: Tensor | None = None,
+    shadow_norms: Tensor | None = None,
+    shadow_residuals: Tensor | None = None,
+    scalars: Tensor | None = None,
 ) -> None:
     dispatch.call(
         "adam_unit_norm_step_", x.device.type,
         W_enc, W_dec, b_enc, b_pre, m_enc, v_enc, m_dec, v_dec, m_b_enc, v_b_enc, m_b_pre, v_b_pre,
         x, values, indices, grad_x_hat, offsets, rows, slots,
         step, lr, beta1, beta2, eps, relu, project, unit_norm, grad_aux, k_aux,
+        shadow_weights, shadow_norms, shadow_residuals, scalars,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from revelio_fast.ops import checks, dispatch
 from revelio_fast.ops.codes import Code
+from revelio_fast.ops.shadow import EncoderShadow, checked
 from revelio_fast.ops.sparse_backward import encode_backward
 
 PRECISIONS = ("fp32", "fast", "bf16")
@@ -19,6 +20,7 @@ def topk_encode(
     *,
     relu: bool = False,
     precision: str = "fp32",
+    shadow: EncoderShadow | None = None,
 ) -> Code:
     """Keep the k largest pre-activations ``W_enc (x - b_pre) + b_enc`` of each row (Revelio, Eq. 3).
 
@@ -42,6 +44,8 @@ def topk_encode(
         What is promised. "fp32": the top k of float32 scores. "fast": the same values, float32-exact, chosen after a
         coarser screen that misses a winner with negligible, bounded probability. "bf16": the top k of the scores of
         bfloat16-rounded ``x - b_pre`` and `W_enc`, accumulated in float32.
+    shadow : EncoderShadow, optional
+        That of this very `W_enc`: saves a GPU making one. A stale shadow gives wrong results.
 
     Returns
     -------
@@ -61,23 +65,35 @@ def topk_encode(
     checks.same_device(x=x, W_enc=W_enc, b_enc=b_enc, b_pre=b_pre)
     checks.in_range("k", k, 1, n, "the number of latents")
     checks.choice("precision", precision, PRECISIONS)
-    return Code(*_topk_encode(x, W_enc, b_enc, b_pre, k, relu, precision))
+    return Code(*_topk_encode(x, W_enc, b_enc, b_pre, k, relu, precision, *checked(shadow, n, d, W_enc.device)))
 
 
 @torch.library.custom_op("revelio_fast::topk_encode", mutates_args=())
 def _topk_encode(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_pre: Tensor, k: int, relu: bool, precision: str
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    b_pre: Tensor,
+    k: int,
+    relu: bool,
+    precision: str,
+    shadow_weights: Tensor | None = None,
+    shadow_norms: Tensor | None = None,
+    shadow_residuals: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    return dispatch.call("topk_encode", x.device.type, x, W_enc, b_enc, b_pre, k, relu, precision)
+    return dispatch.call(
+        "topk_encode", x.device.type,
+        x, W_enc, b_enc, b_pre, k, relu, precision, shadow_weights, shadow_norms, shadow_residuals,
+    )  # fmt: skip
 
 
 @_topk_encode.register_fake
-def _(x, W_enc, b_enc, b_pre, k, relu, precision):
+def _(x, W_enc, b_enc, b_pre, k, relu, precision, *shadow):
     return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
 
 
 def _setup_context(ctx, inputs, output):
-    x, W_enc, _, b_pre, _, relu, _ = inputs
+    x, W_enc, _, b_pre, _, relu, *_ = inputs
     values, indices = output
     ctx.mark_non_differentiable(indices)
     ctx.save_for_backward(x, W_enc, b_pre, values, indices)
@@ -91,7 +107,7 @@ def _backward(ctx, grad_values, _):
     dW_enc, db_enc, db_pre, dx = encode_backward(
         x, grad_values.contiguous(), indices, W_enc, b_pre, ctx.needs_input_grad[0]
     )
-    return dx if ctx.needs_input_grad[0] else None, dW_enc, db_enc, db_pre, None, None, None
+    return dx if ctx.needs_input_grad[0] else None, dW_enc, db_enc, db_pre, *[None] * 6
 
 
 _topk_encode.register_autograd(_backward, setup_context=_setup_context)

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from revelio_fast.ops import AdamRows, Code, adam_unit_norm_step_, invert_code, sparse_backward
+from revelio_fast.ops import (
+    AdamRows,
+    Code,
+    EncoderShadow,
+    adam_scalars,
+    adam_unit_norm_step_,
+    invert_code,
+    sparse_backward,
+)
 from tests.ops.cases import assert_close, problem, random_code
 
 OP = "adam_unit_norm_step_"
@@ -139,3 +147,38 @@ def test_wrong_arguments_are_named():
         adam_unit_norm_step_(rows._replace(m_dec=rows.m_dec[:, :7]), p.x, code, grad, step=1, lr=LR)
     with pytest.raises(ValueError, match=r"rows.v_enc must be contiguous"):
         adam_unit_norm_step_(rows._replace(v_enc=rows.v_enc.T.contiguous().T), p.x, code, grad, step=1, lr=LR)
+
+
+def test_scalars_on_the_device_take_the_place_of_step_and_lr(backend):
+    p, code, grad = problem(9, 33, 40, 6), random_code(9, 40, 6), torch.randn(9, 33)
+    told = rows_of(p)
+    for step in (1, 2, 700):
+        reading = AdamRows(*(tensor.clone() for tensor in told))
+        adam_unit_norm_step_(told, p.x, code, grad, step=step, lr=LR)
+        scalars = torch.tensor(adam_scalars(step, LR))
+        adam_unit_norm_step_(reading, p.x, code, grad, step=1, lr=0.0, scalars=scalars)
+        for name, a, b in zip(AdamRows._fields, reading, told, strict=True):
+            # an update of a few LR and the parameter are each rounded once more
+            rounding = 0.0 if name[:2] in ("m_", "v_") else 3 * LR * 2**-22 + 2**-23 * b.abs().max().item()
+            assert_close(name, a, b, rounding)
+
+
+def test_the_shadow_is_brought_up_to_date(backend):
+    p, code, grad = problem(9, 33, 40, 6), random_code(9, 40, 6), torch.randn(9, 33)
+    rows = rows_of(p)
+    shadow = EncoderShadow.of(rows.W_enc)
+    adam_unit_norm_step_(rows, p.x, code, grad, step=1, lr=LR, shadow=shadow)
+    assert torch.equal(shadow.weights, rows.W_enc.bfloat16())
+    wide = rows.W_enc.double()
+    for name, want in (("norms", wide), ("residuals", wide - shadow.weights.double())):
+        norm = want.norm(dim=1)
+        assert_close(name, getattr(shadow, name), norm, 33 * 2**-24 * norm.max().item())
+
+
+def test_a_wrong_shadow_is_named():
+    p, code, grad = problem(4, 8, 20, 3), random_code(4, 20, 3), torch.randn(4, 8)
+    rows, other = rows_of(p), EncoderShadow.of(torch.randn(19, 8))
+    with pytest.raises(ValueError, match=r"shadow.weights must have shape \[20, 8\], got \[19, 8\]"):
+        adam_unit_norm_step_(rows, p.x, code, grad, step=1, lr=LR, shadow=other)
+    with pytest.raises(ValueError, match=r"scalars must have shape \[2\], got \[3\]"):
+        adam_unit_norm_step_(rows, p.x, code, grad, step=1, lr=LR, scalars=torch.zeros(3))

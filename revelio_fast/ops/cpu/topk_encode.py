@@ -9,7 +9,7 @@ __all__ = ["topk_encode", "unavailable"]
 
 
 def topk_encode(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_pre: Tensor, k: int, relu: bool, precision: str
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_pre: Tensor, k: int, relu: bool, precision: str, *shadow: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     x, W_enc, b_enc, b_pre = dense(x, W_enc, b_enc, b_pre)
     (B, d), n = x.shape, W_enc.shape[0]

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from revelio_fast.ops import shadow
 from revelio_fast.ops.reference.sparse_backward import sparse_backward
 
 
@@ -9,25 +10,34 @@ def adam_unit_norm_step_(
     W_enc, W_dec, b_enc, b_pre, m_enc, v_enc, m_dec, v_dec, m_b_enc, v_b_enc, m_b_pre, v_b_pre,
     x, values, indices, grad_x_hat, offsets, rows, slots,
     step, lr, beta1, beta2, eps, relu, project, unit_norm, grad_aux, k_aux,
+    shadow_weights, shadow_norms, shadow_residuals, scalars,
 ) -> None:  # fmt: skip
     dW_dec, dW_enc, db_enc, db_pre, _, _ = sparse_backward(
         x, values, indices, grad_x_hat, W_enc, W_dec, b_pre, offsets, rows, slots, relu, False, grad_aux, k_aux
     )
     if project:
         dW_dec -= (dW_dec * W_dec).sum(1, keepdim=True) * W_dec
+    constants = (lr / (1 - beta1**step), (1 - beta2**step) ** 0.5) if scalars is None else scalars.unbind()
     for parameter, gradient, mean, square in (
         (W_enc, dW_enc, m_enc, v_enc),
         (W_dec, dW_dec, m_dec, v_dec),
         (b_enc, db_enc, m_b_enc, v_b_enc),
         (b_pre, db_pre, m_b_pre, v_b_pre),
     ):
-        _adam_(parameter, gradient, mean, square, step, lr, beta1, beta2, eps)
+        _adam_(parameter, gradient, mean, square, *constants, beta1, beta2, eps)
     if unit_norm:
         W_dec /= W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    if shadow_weights is not None:
+        shadow.refresh_(W_enc, shadow_weights, shadow_norms, shadow_residuals)
 
 
-def _adam_(parameter: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step, lr, beta1, beta2, eps) -> None:
-    mean.lerp_(gradient, 1 - beta1)
-    square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    root = (square.sqrt() / (1 - beta2**step) ** 0.5).add_(eps)
-    parameter.addcdiv_(mean, root, value=-lr / (1 - beta1**step))
+def _adam_(
+    parameter: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step_size, correction, b1, b2, eps
+) -> None:
+    mean.lerp_(gradient, 1 - b1)
+    square.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
+    root = (square.sqrt() / correction).add_(eps)
+    if isinstance(step_size, Tensor):
+        parameter.sub_(mean.div(root).mul_(step_size))
+    else:
+        parameter.addcdiv_(mean, root, value=-step_size)

@@ -7,7 +7,7 @@ SCORES_PER_BLOCK = 2**26  # 256 MB of float32
 
 
 def topk_encode(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_pre: Tensor, k: int, relu: bool, precision: str
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_pre: Tensor, k: int, relu: bool, precision: str, *shadow: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     centred = x - b_pre
     if precision == "bf16":
