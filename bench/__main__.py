@@ -1,4 +1,4 @@
-"""python -m bench encode|decode|top|step|all [--paper] [--B 64 --d 640 --n 8192 --k 32] [--json FILE]"""
+"""python -m bench encode|decode|residual|top|step|all [--paper] [--B 64 --d 640 --n 8192 --k 32] [--json FILE]"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bench.measure import compare, stamp
 from bench.ops import (
     bench_adam_unit_norm_step,
     bench_sparse_decode,
+    bench_sparse_residual,
     bench_top_activations_update,
     bench_topk_encode,
 )
@@ -19,6 +20,7 @@ from bench.problems import Shape, inputs
 BENCHES = {
     "encode": bench_topk_encode,
     "decode": bench_sparse_decode,
+    "residual": bench_sparse_residual,
     "top": bench_top_activations_update,
     "step": bench_adam_unit_norm_step,
 }

@@ -81,8 +81,17 @@ void sparse_decode(Address values, Address indices, Address W_dec, Address b_pre
     const Kernels &chosen = kernels();
     py::gil_scoped_release unlocked;
     check_latents(at<int64_t>(indices), B * k, n);
-    chosen.sparse_decode({at<float>(values), at<int64_t>(indices), at<float>(W_dec), at<float>(b_pre), at<float>(x_hat),
-                          B, k, d, threads});
+    chosen.sparse_decode({at<float>(values), at<int64_t>(indices), at<float>(W_dec), at<float>(b_pre), nullptr,
+                          at<float>(x_hat), nullptr, B, k, d, threads});
+}
+
+void sparse_residual(Address values, Address indices, Address W_dec, Address b_pre, Address x, Address residual,
+                     Address squares, int64_t B, int64_t k, int64_t d, int64_t n, int threads) {
+    const Kernels &chosen = kernels();
+    py::gil_scoped_release unlocked;
+    check_latents(at<int64_t>(indices), B * k, n);
+    chosen.sparse_decode({at<float>(values), at<int64_t>(indices), at<float>(W_dec), at<float>(b_pre), at<float>(x),
+                          at<float>(residual), at<float>(squares), B, k, d, threads});
 }
 
 void invert(Address indices, int64_t B, int64_t k, int64_t n, Address offsets, Address rows, Address slots) {
@@ -188,6 +197,7 @@ PYBIND11_MODULE(_C, module) {
     module.def("screens", [] { return kernels().topk_screen != nullptr; });
     module.def("topk_encode", &topk_encode);
     module.def("sparse_decode", &sparse_decode);
+    module.def("sparse_residual", &sparse_residual);
     module.def("invert_code", &invert);
     module.def("sparse_backward", &sparse_backward);
     module.def("adam_unit_norm_step", &adam_unit_norm_step);

@@ -25,7 +25,9 @@ struct SparseDecode {
     const float *values;
     const int64_t *indices;
     const float *W_dec, *b_pre;  // b_pre may be null
-    float *x_hat;
+    const float *x;              // [B, d], subtracted from the sum; null: not
+    float *out;                  // [B, d] x_hat, or x_hat - x
+    float *squares;              // [B] sum of squares of each row of out; null: not wanted
     int64_t B, k, d;
     int threads;
 };

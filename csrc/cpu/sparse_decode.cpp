@@ -1,4 +1,4 @@
-// sparse_decode: one thread per row, the next decoder row prefetched while this one is added.
+// sparse_decode and sparse_residual: one thread per row, the next decoder row prefetched while this one is added.
 #include "cpu/kernels.h"
 #include "cpu/vector.h"
 
@@ -8,7 +8,7 @@ namespace REVELIO_ISA {
 void sparse_decode(const SparseDecode &p) {
 #pragma omp parallel for num_threads(p.threads) schedule(static)
     for (int64_t b = 0; b < p.B; ++b) {
-        float *out = p.x_hat + b * p.d;
+        float *out = p.out + b * p.d;
         const float *values = p.values + b * p.k;
         const int64_t *indices = p.indices + b * p.k;
         zero(out, p.d);
@@ -17,6 +17,8 @@ void sparse_decode(const SparseDecode &p) {
             axpy(out, values[s], p.W_dec + indices[s] * p.d, p.d);
         }
         if (p.b_pre) axpy(out, 1.0f, p.b_pre, p.d);
+        if (p.x) axpy(out, -1.0f, p.x + b * p.d, p.d);
+        if (p.squares) p.squares[b] = dot(out, out, p.d);
     }
 }
 

@@ -7,6 +7,7 @@ from revelio_fast.ops.invert_code import invert_code
 from revelio_fast.ops.shadow import EncoderShadow
 from revelio_fast.ops.sparse_backward import SparseGradients, sparse_backward
 from revelio_fast.ops.sparse_decode import sparse_decode
+from revelio_fast.ops.sparse_residual import Residual, sparse_residual
 from revelio_fast.ops.top_activations_update import TopState, top_activations_update_
 from revelio_fast.ops.topk_encode import topk_encode
 
@@ -16,6 +17,7 @@ __all__ = [
     "Code",
     "EncoderShadow",
     "InverseCode",
+    "Residual",
     "SparseGradients",
     "TopState",
     "adam_scalars",
@@ -24,6 +26,7 @@ __all__ = [
     "invert_code",
     "sparse_backward",
     "sparse_decode",
+    "sparse_residual",
     "top_activations_update_",
     "topk_encode",
     "use_backend",

@@ -19,6 +19,7 @@ BACKENDS = ("torch", "cpu", "triton", "cuda")
 TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "topk_encode": {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")},
     "sparse_decode": {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")},
+    "sparse_residual": {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")},
     "invert_code": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
     "sparse_backward": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
     "decode_backward": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
@@ -85,6 +86,9 @@ def backends() -> list[BackendStatus]:
 def call(op: str, device: str, *arguments: Any) -> Any:
     """Run `op` for tensors on `device` (a torch device type) with the chosen or best backend."""
     asked = _chosen.get() or _from_environment()
+    if asked and op in MODULE and not any(asked in names for names in TABLE[op].values()):
+        # nobody names a half: it is autograd's, of an op whose forward pass the chosen backend has run
+        asked = None
     if asked:
         function, reason = _load(op, asked)
         if asked not in TABLE[op].get(device, ("torch",)) and not (

@@ -1,0 +1,13 @@
+"""sparse_residual by the kernel of sparse_decode.py; the squares of a row's tiles are added afterwards, in order."""
+
+from torch import Tensor
+
+from revelio_fast.ops.triton.native import unavailable
+from revelio_fast.ops.triton.sparse_decode import bag
+
+__all__ = ["sparse_residual", "unavailable"]
+
+
+def sparse_residual(values: Tensor, indices: Tensor, W_dec: Tensor, b_pre: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    residual, squares = bag(values, indices, W_dec, b_pre, x)
+    return residual, squares.sum(0)
