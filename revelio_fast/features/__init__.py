@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor
-from revelio_fast.features.families import FAMILIES, LayerCost, ModelFamily, layer_table
+from revelio_fast.features.families import FAMILIES, OUTPUT, Conditioning, LayerCost, ModelFamily, layer_table
 from revelio_fast.features.maps import MapStore, MapStoreError, extract_maps
 from revelio_fast.features.preprocess import image_to_tensor
 from revelio_fast.features.sources import BrokenImageError, ImageItem, ImageSource, SourceError, open_source
@@ -12,7 +12,9 @@ from revelio_fast.features.to_store import extract_to_store
 
 __all__ = [
     "FAMILIES",
+    "OUTPUT",
     "BrokenImageError",
+    "Conditioning",
     "FeatureBatch",
     "FeatureExtractor",
     "ImageItem",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from revelio_fast.features.families import LayerCost, ModelFamily, find_family
+from revelio_fast.features.families import Conditioning, LayerCost, ModelFamily, find_family
 from revelio_fast.features.fixed_shape import FixedShapeForward
 from revelio_fast.features.noise import image_noise
 from revelio_fast.features.prefetch import decoded_groups
@@ -53,7 +53,14 @@ class FeatureExtractor:
         Images that the latest `stream` with ``on_error="skip"`` left out.
     """
 
-    def __init__(self, family: ModelFamily, spec: ModelSpec, timesteps: tuple[int, ...], noise_samples: int):
+    def __init__(
+        self,
+        family: ModelFamily,
+        spec: ModelSpec,
+        timesteps: tuple[int, ...],
+        noise_samples: int,
+        conditioning: Conditioning,
+    ):
         self.family = family
         self.layers = spec.layers
         self.timesteps = timesteps
@@ -62,6 +69,7 @@ class FeatureExtractor:
         self.skipped: list[BrokenImageError] = []
         self._spec = spec
         self._noise_samples = noise_samples
+        self._conditioning = conditioning
         self._pooled = FixedShapeForward(self._pool, spec.device)
         self._maps = FixedShapeForward(family.forward, spec.device)
 
@@ -138,8 +146,10 @@ class FeatureExtractor:
         )
         family = find_family(spec.model, revision)(spec)
         steps = checked_timesteps(timesteps, family.num_timesteps)
+        conditioning = family.embed([prompt])
+        family.release_text()
         family.load()
-        return cls(family, spec, steps, noise_samples)
+        return cls(family, spec, steps, noise_samples, conditioning)
 
     @property
     def keys(self) -> list[Key]:
@@ -280,6 +290,9 @@ class FeatureExtractor:
         run = self._pooled if pool else self._maps
         latents = self.family.encode(pixels)
         picked = torch.tensor(rows, device=latents.device)
+        conditioning = {
+            name: value.expand(len(latents), *value.shape[1:]) for name, value in self._conditioning.items()
+        }
         found: dict[Key, Tensor] = {}
         for timestep in self.timesteps:
             steps = torch.full((len(latents),), timestep, device=latents.device)
@@ -289,7 +302,7 @@ class FeatureExtractor:
                     noise = torch.zeros(latents.shape)
                     noise[rows] = image_noise(self._spec.seed, ids, timestep, sample, latents.shape[1:])
                     noisy = self.family.add_noise(latents, noise.to(latents.device), timestep)
-                for layer, value in run(noisy, steps).items():
+                for layer, value in run(noisy, steps, conditioning).items():
                     part = value[picked]
                     if self._noise_samples > 1:
                         part = part.float()
@@ -300,7 +313,7 @@ class FeatureExtractor:
                 found[layer, timestep] = total[layer]
         return found
 
-    def _pool(self, noisy: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
+    def _pool(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
         with torch.no_grad():
-            maps = self.family.forward(noisy, timesteps)
+            maps = self.family.forward(noisy, timesteps, conditioning)
             return {name: value.float().mean((2, 3)) for name, value in maps.items()}

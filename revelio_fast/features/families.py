@@ -23,6 +23,13 @@ FAMILIES: dict[str, str] = {
 """``_class_name`` of model_index.json -> ``"module:class"`` of the `ModelFamily`. A new family adds its line here."""
 
 
+OUTPUT = "output"
+"""The layer name of the network's own output, at the size of the latents; nothing is cut off for it."""
+
+Conditioning = dict[str, Tensor]
+"""What a network is told besides the noisy latents and the timestep: tensors ``[B, ...]`` by name."""
+
+
 class LayerCost(NamedTuple):
     """One line of the layer table.
 
@@ -60,11 +67,18 @@ class ModelFamily(ABC):
         Side of the input images in pixels, the model's own if the spec gave none.
     latent_shape : tuple of int
         ``[c, h, w]`` of what is noised.
+    prediction : str
+        What the layer `OUTPUT`, the network's own output, predicts: ``"epsilon"``, ``"v_prediction"`` or
+        ``"sample"``. `target` gives the value it was trained towards.
+    alphas_cumprod : Tensor
+        ``[num_timesteps]`` float32: the share of the latents' variance that is left at each timestep.
     """
 
     num_timesteps: int
     image_size: int
     latent_shape: tuple[int, int, int]
+    prediction: str
+    alphas_cumprod: Tensor
 
     @abstractmethod
     def __init__(self, spec: ModelSpec):
@@ -72,7 +86,18 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def load(self) -> None:
-        """Load the weights that the wanted layers need, truncate the network, embed the prompt."""
+        """Load the weights that the wanted layers need and truncate the network after the last."""
+
+    @abstractmethod
+    def embed(self, prompts: Sequence[str]) -> Conditioning:
+        """What `forward` needs to know of some prompts, ``[P, ...]`` each, on the model's device.
+
+        Loads the text encoder the first time and keeps it until `release_text`; needs no `load`.
+        """
+
+    @abstractmethod
+    def release_text(self) -> None:
+        """Let go of the text encoder; the next `embed` loads it again."""
 
     @abstractmethod
     def layer_table(self) -> list[LayerCost]:
@@ -87,12 +112,26 @@ class ModelFamily(ABC):
         """Images ``[B, 3, S, S]`` in [-1, 1] to latents ``[B, c, h, w]`` float32."""
 
     @abstractmethod
-    def add_noise(self, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
-        """The forward process at `timestep`, float32."""
+    def add_noise(self, latents: Tensor, noise: Tensor, timestep: int | Tensor) -> Tensor:
+        """The forward process at `timestep`, one for all or ``[B]`` int64; ``[B, c, h, w]`` float32."""
 
     @abstractmethod
-    def forward(self, noisy: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
-        """Feature maps ``[B, C, H, W]`` of every wanted layer at `timesteps` ``[B]`` int64, in the model's dtype."""
+    def target(self, latents: Tensor, noise: Tensor, timestep: int | Tensor) -> Tensor:
+        """What the network's output should be for ``add_noise`` of the same arguments, by `prediction`."""
+
+    @abstractmethod
+    def forward(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
+        """Feature maps ``[B, C, H, W]`` of every wanted layer, in the model's dtype.
+
+        Parameters
+        ----------
+        noisy : Tensor
+            ``[B, c, h, w]``, from `add_noise`.
+        timesteps : Tensor
+            ``[B]`` int64.
+        conditioning : dict
+            One row an image: rows of what `embed` gave, chosen by index or expanded.
+        """
 
 
 def find_family(model: str, revision: str | None = None) -> type[ModelFamily]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+Outputs = dict[str, Tensor]
 WARM_UP = 3
 
 
 class FixedShapeForward:
-    """Calls ``function(noisy, timesteps) -> {name: Tensor}``; on CUDA through one graph per input shape.
+    """Calls ``function(noisy, timesteps, conditioning) -> {name: Tensor}``; on CUDA through one graph per shape.
 
     The outputs of a replay live in the graph's own memory and are overwritten by the next: they are copied out.
 
@@ -26,37 +27,38 @@ class FixedShapeForward:
 
     def __init__(
         self,
-        function: Callable[[Tensor, Tensor], dict[str, Tensor]],
+        function: Callable[[Tensor, Tensor, Outputs], Outputs],
         device: torch.device,
         capture: bool = True,
     ):
         self._function = function
         self._capture = capture and device.type == "cuda"
-        self._graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor, dict[str, Tensor]]] = {}
+        self._graphs: dict[tuple[tuple[int, ...], ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Outputs]] = {}
 
-    def __call__(self, noisy: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
+    def __call__(self, noisy: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Outputs:
         if not self._capture:
-            return self._function(noisy, timesteps)
-        shape = tuple(noisy.shape)
-        if shape not in self._graphs:
-            self._graphs[shape] = self._captured(noisy, timesteps)
-        graph, static_noisy, static_timesteps, outputs = self._graphs[shape]
-        static_noisy.copy_(noisy)
-        static_timesteps.copy_(timesteps)
+            return self._function(noisy, timesteps, dict(conditioning))
+        given = [noisy, timesteps, *conditioning.values()]
+        shapes = tuple(tuple(value.shape) for value in given)
+        if shapes not in self._graphs:
+            self._graphs[shapes] = self._captured(given, list(conditioning))
+        graph, static, outputs = self._graphs[shapes]
+        for mine, value in zip(static, given, strict=True):
+            mine.copy_(value)
         graph.replay()
         return {name: value.clone() for name, value in outputs.items()}
 
-    def _captured(
-        self, noisy: Tensor, timesteps: Tensor
-    ) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, dict[str, Tensor]]:
-        noisy, timesteps = noisy.clone(), timesteps.clone()
-        side = torch.cuda.Stream(noisy.device)
-        side.wait_stream(torch.cuda.current_stream(noisy.device))
+    def _captured(self, given: list[Tensor], names: list[str]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Outputs]:
+        static = [value.clone(memory_format=torch.contiguous_format) for value in given]
+        device = static[0].device
+        arguments = static[0], static[1], dict(zip(names, static[2:], strict=True))
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
-                self._function(noisy, timesteps)
-        torch.cuda.current_stream(noisy.device).wait_stream(side)
+                self._function(*arguments)
+        torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            outputs = self._function(noisy, timesteps)
-        return graph, noisy, timesteps, outputs
+            outputs = self._function(*arguments)
+        return graph, static, outputs

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from revelio_fast.features import unet_layers
-from revelio_fast.features.families import LayerCost, ModelFamily, read_config
+from revelio_fast.features.families import OUTPUT, Conditioning, LayerCost, ModelFamily, read_config
 from revelio_fast.features.ranges import nvtx_range
 from revelio_fast.features.spec import LayerError, ModelError, ModelSpec
 
 
 class StableDiffusion(ModelFamily):
     """See `ModelFamily`. Layers: ``down_ft0..``, ``bottleneck``, ``up_ft0..``, or a module path of the UNet.
+
+    Conditioning: ``{"text": [P, tokens, width]}``, the text encoder's last hidden state.
 
     Latents are the mode of the VAE's posterior times its scaling factor, as in the paper.
 
@@ -48,6 +50,9 @@ class StableDiffusion(ModelFamily):
         self._unet_config = unet
         self._scheduler = _part("DDPMScheduler", spec, "scheduler")
         self.num_timesteps = int(self._scheduler.config.num_train_timesteps)
+        self.prediction = str(self._scheduler.config.prediction_type)
+        self.alphas_cumprod = self._scheduler.alphas_cumprod
+        self._text: tuple[Any, Any] | None = None
         self._meta: tuple[Any, dict[str, str]] | None = None
         self.layer_shapes(spec.layers)
 
@@ -56,19 +61,18 @@ class StableDiffusion(ModelFamily):
 
     def load(self) -> None:
         spec = self._spec
-        self._text = self._embed(spec.prompt)
         self._vae = _part("AutoencoderKL", spec, "vae", torch_dtype=spec.dtype)
         del self._vae.decoder
         self._vae.post_quant_conv = None
-        self._unet = self._random_unet() if spec.random_weights else self._trained_unet()
+        self.network = self._random_unet() if spec.random_weights else self._trained_unet()
         paths = {name: self._path(name) for name in spec.layers}
-        unet_layers.truncate(self._unet, list(paths.values()))
+        unet_layers.truncate(self.network, list(paths.values()))
         gc.collect()
-        for network in (self._vae, self._unet):
+        for network in (self._vae, self.network):
             network.to(spec.device).requires_grad_(False).eval()
             if spec.dtype != torch.float32:
                 network.to(memory_format=torch.channels_last)
-        self._taps = unet_layers.Taps(self._unet, paths)
+        self._taps = unet_layers.Taps(self.network, paths)
 
     def _trained_unet(self) -> Any:
         return _part("UNet2DConditionModel", self._spec, "unet", torch_dtype=self._spec.dtype)
@@ -81,14 +85,12 @@ class StableDiffusion(ModelFamily):
             torch.manual_seed(self._spec.seed)
             return UNet2DConditionModel.from_config(self._unet_config).to(self._spec.dtype)
 
-    def _embed(self, prompt: str) -> Tensor:
-        """The prompt's embedding ``[1, tokens, width]``; the text encoder is let go afterwards."""
-        spec = self._spec
-        index = read_config(spec.model, "model_index.json", spec.revision)
-        tokenizer = _part(index["tokenizer"][1], spec, "tokenizer")
-        encoder = _part(index["text_encoder"][1], spec, "text_encoder", torch_dtype=spec.dtype).to(spec.device)
+    def embed(self, prompts: Sequence[str]) -> Conditioning:
+        if self._text is None:
+            self._text = self._text_model()
+        tokenizer, encoder = self._text
         tokens = tokenizer(
-            prompt,
+            list(prompts),
             padding="max_length",
             max_length=tokenizer.model_max_length,
             truncation=True,
@@ -96,9 +98,19 @@ class StableDiffusion(ModelFamily):
         )
         mask = None
         if getattr(encoder.config, "use_attention_mask", False):
-            mask = tokens.attention_mask.to(spec.device)
+            mask = tokens.attention_mask.to(self._spec.device)
         with torch.no_grad():
-            return encoder.eval()(tokens.input_ids.to(spec.device), attention_mask=mask)[0]
+            return {"text": encoder(tokens.input_ids.to(self._spec.device), attention_mask=mask)[0]}
+
+    def _text_model(self) -> tuple[Any, Any]:
+        spec = self._spec
+        index = read_config(spec.model, "model_index.json", spec.revision)
+        encoder = _part(index["text_encoder"][1], spec, "text_encoder", torch_dtype=spec.dtype)
+        return _part(index["tokenizer"][1], spec, "tokenizer"), encoder.to(spec.device)
+
+    def release_text(self) -> None:
+        self._text = None
+        gc.collect()
 
     def encode(self, pixels: Tensor) -> Tensor:
         with nvtx_range("vae"), torch.no_grad():
@@ -106,15 +118,18 @@ class StableDiffusion(ModelFamily):
             shift = self._vae.config.get("shift_factor", None) or 0.0
             return (posterior.mode().float() - shift) * self._vae.config.scaling_factor
 
-    def add_noise(self, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
-        steps = torch.full((latents.shape[0],), timestep, device=latents.device)
-        return self._scheduler.add_noise(latents, noise.to(latents), steps)
+    def add_noise(self, latents: Tensor, noise: Tensor, timestep: int | Tensor) -> Tensor:
+        return self._scheduler.add_noise(latents, noise.to(latents), _rows_of(timestep, latents))
 
-    def forward(self, noisy: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
+    def target(self, latents: Tensor, noise: Tensor, timestep: int | Tensor) -> Tensor:
+        if self.prediction == "v_prediction":
+            return self._scheduler.get_velocity(latents, noise.to(latents), _rows_of(timestep, latents))
+        return noise.to(latents) if self.prediction == "epsilon" else latents
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
         with nvtx_range("unet"), torch.no_grad():
             self._taps.clear()
-            text = self._text.expand(noisy.shape[0], -1, -1)
-            self._unet(self._input(noisy), timesteps, encoder_hidden_states=text, return_dict=False)
+            self.network(self._input(noisy), timesteps, encoder_hidden_states=conditioning["text"], return_dict=False)
             found = self._taps.outputs
             self._taps.clear()
         return {name: found[name] for name in self._spec.layers}  # type: ignore[misc]
@@ -171,7 +186,7 @@ class StableDiffusion(ModelFamily):
         )
 
     def _path(self, layer: str) -> str:
-        return self._skeleton()[1].get(layer, layer)
+        return "" if layer == OUTPUT else self._skeleton()[1].get(layer, layer)
 
     def _skeleton(self) -> tuple[Any, dict[str, str]]:
         """The UNet without weights, on which shapes and costs are found without computing anything."""
@@ -195,6 +210,13 @@ class StableDiffusion(ModelFamily):
         finally:
             taps.remove()
         return {name: None if out is None else tuple(out.shape[1:]) for name, out in taps.outputs.items()}
+
+
+def _rows_of(timestep: int | Tensor, latents: Tensor) -> Tensor:
+    """One timestep a row, int64."""
+    if isinstance(timestep, int):
+        return torch.full((latents.shape[0],), timestep, device=latents.device)
+    return timestep.to(latents.device)
 
 
 def _part(class_name: str, spec: ModelSpec, subfolder: str, **options: Any) -> Any:

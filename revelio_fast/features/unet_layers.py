@@ -77,11 +77,11 @@ class Taps:
 
 
 def stage(path: str) -> tuple[int, int]:
-    """Where in the forward a module lies: (part, index within it). Parts: before, down, mid, up, tail."""
+    """Where in the forward a module lies: (part, index within it). Parts: before, down, mid, up, tail or all."""
     head, _, rest = path.partition(".")
     if head in ("down_blocks", "up_blocks"):
         return {"down_blocks": 1, "up_blocks": 3}[head], int(rest.split(".")[0]) if rest else 0
-    return {"mid_block": (2, 0)}.get(head, (4, 0) if head in TAIL else (0, 0))
+    return {"mid_block": (2, 0)}.get(head, (4, 0) if head in ("", *TAIL) else (0, 0))
 
 
 def truncate(unet: Any, paths: Sequence[str]) -> None:

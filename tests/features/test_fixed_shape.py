@@ -15,14 +15,17 @@ from tests.features.conftest import picture
 def test_on_the_cpu_the_function_itself_is_called() -> None:
     calls = []
 
-    def function(noisy: torch.Tensor, timesteps: torch.Tensor) -> dict[str, torch.Tensor]:
-        calls.append((noisy, timesteps))
-        return {"sum": noisy.sum() + timesteps.sum()}
+    def function(
+        noisy: torch.Tensor, timesteps: torch.Tensor, told: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        calls.append((noisy, timesteps, told["text"]))
+        return {"sum": noisy.sum() + timesteps.sum() + told["text"].sum()}
 
     forward = FixedShapeForward(function, torch.device("cpu"))
     noisy, timesteps = torch.ones(2, 3), torch.tensor([4, 5])
-    assert forward(noisy, timesteps)["sum"] == 15
-    assert calls[0][0] is noisy and calls[0][1] is timesteps
+    text = torch.ones(2)
+    assert forward(noisy, timesteps, {"text": text})["sum"] == 17
+    assert all(mine is given for mine, given in zip(calls[0], (noisy, timesteps, text), strict=True))
 
 
 @pytest.mark.gpu

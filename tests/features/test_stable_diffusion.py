@@ -13,6 +13,7 @@ from torch import Tensor
 
 from revelio_fast.features import (
     FAMILIES,
+    OUTPUT,
     FeatureExtractor,
     LayerError,
     ModelError,
@@ -87,9 +88,9 @@ def test_the_embedded_model_too(layers: list[str]) -> None:
 
 
 def test_truncation_leaves_no_unused_block(tiny_sd: Path) -> None:
-    unet = FeatureExtractor.from_pretrained(tiny_sd, ["down_ft1"], [0]).family._unet
+    unet = FeatureExtractor.from_pretrained(tiny_sd, ["down_ft1"], [0]).family.network
     assert (len(unet.down_blocks), unet.mid_block, len(unet.up_blocks)) == (2, None, 0)
-    unet = FeatureExtractor.from_pretrained(tiny_sd, ["up_ft0", "bottleneck"], [0]).family._unet
+    unet = FeatureExtractor.from_pretrained(tiny_sd, ["up_ft0", "bottleneck"], [0]).family.network
     assert len(unet.down_blocks) == 3
     assert [type(block).__name__ for block in unet.up_blocks] == ["UpBlock2D", "PassThrough"]
     assert not any(hasattr(unet.up_blocks[1], name) for name in ("attentions", "upsamplers"))
@@ -109,7 +110,7 @@ def test_tokens_are_folded_into_a_map(tiny_sd: Path) -> None:
     layer = "up_blocks.2.attentions.0.transformer_blocks.0"
     extractor = FeatureExtractor.from_pretrained(tiny_sd, [layer], [25])
     tokens: list[Tensor] = []
-    extractor.family._unet.get_submodule(layer).register_forward_hook(lambda _m, _i, out: tokens.append(out))
+    extractor.family.network.get_submodule(layer).register_forward_hook(lambda _m, _i, out: tokens.append(out))
     found = extractor.extract(IMAGES, IDS, pool=False)[layer, 25]
     assert found.shape == (3, 32, 8, 8)
     assert torch.equal(found[1, :, 2, 5], tokens[0][1, 2 * 8 + 5])
@@ -153,10 +154,11 @@ def test_noise_samples_are_averaged(tiny_sd: Path) -> None:
     one = FeatureExtractor.from_pretrained(tiny_sd, ["up_ft1"], [300])
     many = FeatureExtractor.from_pretrained(tiny_sd, ["up_ft1"], [300], noise_samples=3)
     latents = one.latents(IMAGES)
+    text = one.family.embed(["", "", ""])
     parts = []
     for sample in range(3):
         noisy = one.family.add_noise(latents, image_noise(0, [0, 1, 2], 300, sample, latents.shape[1:]), 300)
-        parts.append(one.family.forward(noisy, torch.full((3,), 300))["up_ft1"])
+        parts.append(one.family.forward(noisy, torch.full((3,), 300), text)["up_ft1"])
     expected = torch.stack(parts).mean(0)
     found = many.extract(IMAGES, pool=False)["up_ft1", 300]
     torch.testing.assert_close(found, expected)
@@ -170,7 +172,7 @@ def test_layer_table_is_ordered_and_complete(tiny_sd: Path) -> None:
     assert shares == sorted(shares) and shares[0] > 0 and shares[-1] < 1
     assert [row.parameters for row in table] == sorted(row.parameters for row in table)
     extractor = FeatureExtractor.from_pretrained(tiny_sd, ["bottleneck"], [0])
-    kept = sum(p.numel() for p in extractor.family._unet.parameters())
+    kept = sum(p.numel() for p in extractor.family.network.parameters())
     assert kept == next(row.parameters for row in table if row.name == "bottleneck")
     assert extractor.layer_table() == table
 
@@ -262,8 +264,8 @@ def test_a_new_family_is_one_file_and_one_line(
     (tmp_path / "another_family.py").write_text(
         "from revelio_fast.features.stable_diffusion import StableDiffusion\n"
         "class Negated(StableDiffusion):\n"
-        "    def forward(self, noisy, timesteps):\n"
-        "        return {name: -value for name, value in super().forward(noisy, timesteps).items()}\n"
+        "    def forward(self, *given):\n"
+        "        return {name: -value for name, value in super().forward(*given).items()}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(FAMILIES, "NegatedPipeline", "another_family:Negated")
@@ -279,3 +281,43 @@ def test_an_inpainting_model_is_refused(copy_of_sd: Path) -> None:
     config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 9}))
     with pytest.raises(ModelError, match="takes 9 channels but its VAE gives 4"):
         FeatureExtractor.from_pretrained(copy_of_sd, ["bottleneck"], [25])
+
+
+def test_one_prompt_an_image(tiny_sd: Path) -> None:
+    """Rows of `embed` may be mixed: each image gets the features of its own prompt."""
+    prompts = ["", "a cat", "a dog"]
+    alone = [FeatureExtractor.from_pretrained(tiny_sd, ["up_ft1"], [200], prompt) for prompt in prompts]
+    family = alone[0].family
+    told = family.embed(prompts)
+    family.release_text()
+    latents = alone[0].latents(IMAGES)
+    noisy = family.add_noise(latents, image_noise(0, IDS, 200, 0, latents.shape[1:]), 200)
+    found = family.forward(noisy, torch.full((3,), 200), told)["up_ft1"]
+    for row, extractor in enumerate(alone):
+        expected = extractor.extract(IMAGES, IDS, pool=False)["up_ft1", 200]
+        torch.testing.assert_close(found[row], expected[row])
+        assert not torch.allclose(found[row], expected[row - 1])
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_the_whole_networks_output_and_its_target(copy_of_sd: Path, prediction: str) -> None:
+    from diffusers import UNet2DConditionModel
+
+    path = copy_of_sd / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": prediction}))
+    extractor = FeatureExtractor.from_pretrained(copy_of_sd, [OUTPUT, "bottleneck"], [200], "a cat")
+    family = extractor.family
+    assert family.prediction == prediction
+    assert extractor.layer_shapes()[OUTPUT] == family.latent_shape
+    latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    steps = torch.tensor([0, 200, 999])
+    kept = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)[steps].view(3, 1, 1, 1)
+    noisy = family.add_noise(latents, noise, steps)
+    torch.testing.assert_close(noisy, kept**0.5 * latents + (1 - kept) ** 0.5 * noise)
+    expected = {"epsilon": noise, "sample": latents, "v_prediction": kept**0.5 * noise - (1 - kept) ** 0.5 * latents}
+    torch.testing.assert_close(family.target(latents, noise, steps), expected[prediction])
+    told = family.embed(["a cat"] * 3)
+    unet = UNet2DConditionModel.from_pretrained(copy_of_sd, subfolder="unet").eval()
+    with torch.no_grad():
+        whole = unet(noisy, steps, encoder_hidden_states=told["text"]).sample
+    assert torch.equal(family.forward(noisy, steps, told)[OUTPUT], whole)
