@@ -21,28 +21,42 @@ class StepResult(NamedTuple):
     aux_loss: Tensor
 
 
-def take_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Tensor) -> StepResult:
-    """Train on the batch `x` ``[B, d]``; `dead` lists the latents the AuxK loss may use. Updates `state` in place."""
-    number = state.step + 1
+def take_step(
+    state: TrainingState,
+    x: Tensor,
+    config: KSAEConfig,
+    dead: Tensor | None = None,
+    scalars: Tensor | None = None,
+) -> StepResult:
+    """Train on the batch `x` ``[B, d]``, in place; the caller counts ``state.step``.
+
+    `dead` lists the latents that the AuxK loss may use. `scalars` are those of `ops.adam_scalars` on the device; with
+    them, and without dead latents, the fused step reads nothing back and can be captured as a CUDA graph.
+    """
     if config.semantics == "official":
         with torch.no_grad():
             state.rows.W_dec.div_(state.rows.W_dec.norm(dim=1, keepdim=True))
-    step = fused_step if config.engine == "fused" else autograd_step
-    result = step(state, x, config, dead, number)
-    state.step = number
-    return result
+    if dead is not None and not len(dead):
+        dead = None
+    if config.engine == "fused":
+        return fused_step(state, x, config, dead, scalars)
+    return autograd_step(state, x, config, dead)
 
 
 @torch.no_grad()
-def fused_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Tensor, number: int) -> StepResult:
+def fused_step(
+    state: TrainingState, x: Tensor, config: KSAEConfig, dead: Tensor | None, scalars: Tensor | None = None
+) -> StepResult:
     """Encode, decode, loss gradient, then gradients, projection, Adam and unit norm in one sweep."""
-    rows, sae = state.rows, state.sae
-    code = ops.topk_encode(x, rows.W_enc, rows.b_enc, rows.b_pre, sae.k, relu=sae.relu, precision=config.precision)
+    rows, sae, number = state.rows, state.sae, state.step + 1
+    code = ops.topk_encode(
+        x, rows.W_enc, rows.b_enc, rows.b_pre, sae.k, relu=sae.relu, precision=config.precision, shadow=state.shadow
+    )
     residual = ops.sparse_decode(code, rows.W_dec, rows.b_pre) - x
     variance = (x - x.mean(0)).square().sum().clamp_min(torch.finfo(x.dtype).tiny)
     loss = residual.square().sum() / variance
     both, grad_aux, aux_loss = code, None, x.new_zeros(())
-    if len(dead):
+    if dead is not None:
         aux = _aux_code(x, rows, dead, config, sae.relu)
         error = ops.sparse_decode(aux, rows.W_dec, torch.zeros_like(rows.b_pre)) + residual
         scale = residual.square().sum().clamp_min(torch.finfo(x.dtype).tiny)
@@ -60,18 +74,20 @@ def fused_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Tensor
         unit_norm=config.semantics == "paper",
         grad_aux=grad_aux,
         k_aux=both.values.shape[1] - sae.k,
+        shadow=state.shadow,
+        scalars=scalars,
     )
     return StepResult(code, loss, aux_loss)
 
 
-def autograd_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Tensor, number: int) -> StepResult:
+def autograd_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Tensor | None) -> StepResult:
     """The same by backward() through the differentiable ops and torch.optim.Adam."""
-    rows, sae = state.rows, state.sae
+    rows, sae, number = state.rows, state.sae, state.step + 1
     parameters = [sae.W_enc, sae.W_dec, sae.b_enc, sae.b_pre]
     code = sae.encode(x, precision=config.precision)
     x_hat = sae.decode(code)
     loss, aux_loss = fvu(x, x_hat), x.new_zeros(())
-    if len(dead):
+    if dead is not None:
         live = rows._replace(W_enc=sae.W_enc, b_enc=sae.b_enc, b_pre=sae.b_pre)
         aux = _aux_code(x, live, dead, config, sae.relu)
         missing = (x - x_hat).detach()

@@ -41,7 +41,14 @@ class TrainingRows:
         self.batch_size = min(batch_size, len(self.training))
         whole, rest = divmod(len(self.training), self.batch_size)
         self.batches_per_epoch = whole + (1 if keep_short and rest else 0)
+        self.device = self.features.device
         self._epoch, self._order = -1, self.training
+
+    def place(self, device: torch.device) -> None:
+        """Give batches on `device`; the features move there too where they fit into half of its free memory."""
+        self.device, self._epoch = device, -1
+        if device.type != "cuda" or self.features.nbytes <= torch.cuda.mem_get_info(device)[0] // 2:
+            self.features = self.features.to(device)
 
     @property
     def d(self) -> int:
@@ -53,11 +60,10 @@ class TrainingRows:
         epoch, place = divmod(step, self.batches_per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + epoch)
-            self._epoch, self._order = (
-                epoch,
-                self.training[torch.randperm(len(self.training), generator=generator)],
-            )
-        return self.features[self._order[place * self.batch_size : (place + 1) * self.batch_size]]
+            order = self.training[torch.randperm(len(self.training), generator=generator)]
+            self._epoch, self._order = epoch, order.to(self.features.device)
+        chosen = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        return self.features.index_select(0, chosen).to(self.device)
 
     def fingerprint(self) -> str:
         """SHA-256 of the shape and of up to 256 evenly spaced rows: tells a resumed run that these are its features."""
@@ -69,7 +75,16 @@ class TrainingRows:
 
     def held_out_features(self) -> Tensor | None:
         """Rows that no step trains on; None where there are none."""
-        return self.features[self.held_out] if len(self.held_out) else None
+        return self.features[self.held_out.to(self.features.device)] if len(self.held_out) else None
+
+
+def training_device(data: StoreLike | Tensor, asked: torch.device | str | None) -> torch.device:
+    """The device asked for; else that of a tensor on a GPU; else a CUDA device if there is one."""
+    if asked is not None:
+        return torch.device(asked)
+    if isinstance(data, Tensor) and data.is_cuda:
+        return data.device
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def checked_validation(validation: StoreLike | Tensor | None, d: int) -> Tensor | None:

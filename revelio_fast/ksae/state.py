@@ -17,7 +17,7 @@ from torch import Tensor
 from revelio_fast.atomic import atomic_path
 from revelio_fast.ksae.config import KSAEConfig
 from revelio_fast.ksae.model import KSparseAutoencoder
-from revelio_fast.ops import AdamRows
+from revelio_fast.ops import AdamRows, EncoderShadow
 
 GENERATIONS = 2
 # Fields that may differ between the first and a later part of one run: they do not change its numbers so far.
@@ -33,6 +33,11 @@ class TrainingState:
         self.step = 0
         self.rows_since_active = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.W_dec.device)
         self.history: list[dict[str, float]] = []
+        self.shadow: EncoderShadow | None = None
+
+    def use_shadow(self) -> None:
+        """Keep a bfloat16 shadow of W_enc from here on; it is made anew from the weights, so it is not saved."""
+        self.shadow = EncoderShadow.of(self.rows.W_enc)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name."""

@@ -12,19 +12,25 @@ from revelio_fast.ops import Code
 ROWS_PER_BLOCK = 4096
 
 
-def note_activity(state: TrainingState, code: Code) -> float:
-    """Count rows since each latent was last active (a nonzero value in a code); return the batch's mean L0."""
-    active = code.values != 0
-    state.rows_since_active += code.values.shape[0]
-    state.rows_since_active[code.indices[active]] = 0
-    return active.sum().item() / max(1, code.values.shape[0])
+def note_activity(state: TrainingState, code: Code) -> Tensor:
+    """Count rows since each latent was last active (a nonzero value in a code); return the batch's mean L0.
+
+    Nothing is read back to the host.
+    """
+    active, since = code.values != 0, state.rows_since_active
+    uses = torch.zeros_like(since).index_add_(0, code.indices.flatten(), active.flatten().to(since.dtype))
+    since += code.values.shape[0]
+    since.masked_fill_(uses > 0, 0)
+    return active.sum().double() / max(1, code.values.shape[0])
 
 
 @torch.no_grad()
 def held_out_fvu(sae: KSparseAutoencoder, features: Tensor) -> float:
     """Squared error over all given rows, divided by their squared distance from their mean."""
-    mean, error, total = features.mean(0), 0.0, 0.0
-    for x in features.split(ROWS_PER_BLOCK):
+    device = sae.W_enc.device
+    mean, error, total = features.mean(0).to(device), 0.0, 0.0
+    for block in features.split(ROWS_PER_BLOCK):
+        x = block.to(device)
         error += (sae.decode(sae.encode(x)) - x).double().square().sum().item()
         total += (x - mean).double().square().sum().item()
     return error / max(total, 1e-300)

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
 from revelio_fast.ksae.config import KSAEConfig
-from revelio_fast.ksae.engines import take_step
 from revelio_fast.ksae.model import KSparseAutoencoder
-from revelio_fast.ksae.rows import StoreLike, TrainingRows, checked_validation
+from revelio_fast.ksae.rows import StoreLike, TrainingRows, checked_validation, training_device
 from revelio_fast.ksae.state import TrainingState, load_checkpoint, save_checkpoint
-from revelio_fast.ksae.statistics import held_out_fvu, note_activity, official_statistics
+from revelio_fast.ksae.statistics import held_out_fvu, official_statistics
+from revelio_fast.ksae.stepper import Stepper
 
 
 @dataclass
@@ -52,13 +52,15 @@ def train_ksae(
     out_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
     validation: StoreLike | Tensor | None = None,
+    device: torch.device | str | None = None,
 ) -> KSAEResult:
     """Train a k-SAE on pooled features.
 
     Parameters
     ----------
     data : ActivationStore or Tensor
-        Features ``[N, d]``; held in memory once, as float32.
+        Features ``[N, d]``; held once, as float32: in the GPU's memory where they fit beside the model, else on the
+        host.
     config : KSAEConfig, optional
         Defaults are the paper's.
     out_dir : path, optional
@@ -68,6 +70,8 @@ def train_ksae(
         Show a progress bar with FVU, L0 and dead latents.
     validation : ActivationStore or Tensor, optional
         Rows for the held-out FVU, instead of a share of `data`.
+    device : optional
+        That of `data` if it is a tensor on a GPU, else a CUDA device if there is one, else the CPU.
 
     Returns
     -------
@@ -84,21 +88,23 @@ def train_ksae(
     holdout = 0.0 if validation is not None else config.holdout
     rows = TrainingRows(data, config.batch_size, config.seed, holdout, keep_short=official)
     held_out = checked_validation(validation, rows.d) if validation is not None else rows.held_out_features()
-    state = _initial_state(rows, config)
+    state = _initial_state(rows, config, training_device(data, device))
     folder, fingerprint = Path(out_dir) if out_dir is not None else None, rows.fingerprint()
+    rows.place(state.rows.W_enc.device)
     if folder is not None:
         load_checkpoint(folder / "checkpoint", state, config, fingerprint, len(rows.training))
     dead_after = config.dead_after or min(10_000_000, max(10 * rows.batch_size, 2 * len(rows.training)))
+    if state.rows.W_enc.device.type == "cuda" and config.engine == "fused":
+        state.use_shadow()
+    take_step = Stepper(state, config, dead_after)
     with tqdm(total=config.steps, initial=state.step, desc="k-SAE", disable=not progress, unit="step") as bar:
         while state.step < config.steps:
             x = rows.batch(state.step + official)
-            dead = (state.rows_since_active >= dead_after).nonzero().flatten() if config.aux_k else _NONE
             number = state.step + 1
             last = number == config.steps
             logged = last or number == 1 or number % config.log_every == 0
             dense = official_statistics(state.sae, x) if official and logged else {}
-            result = take_step(state, x, config, dead)
-            l0 = note_activity(state, result.code)
+            result = take_step(x)
             saved = last or state.step % config.checkpoint_every == 0
             if logged or saved:
                 _refuse_divergence(state, result.fvu.item(), config, weights_too=saved)
@@ -107,7 +113,7 @@ def train_ksae(
                     "step": state.step,
                     "lr": config.lr_at(state.step),
                     "fvu": result.fvu.item(),
-                    "l0": l0,
+                    "l0": result.l0.item(),
                     "dead": int((state.rows_since_active >= dead_after).sum()),
                     "aux_loss": result.aux_loss.item(),
                     "holdout_fvu": float("nan"),
@@ -116,7 +122,7 @@ def train_ksae(
                 if held_out is not None and (last or state.step % config.eval_every == 0):
                     entry["holdout_fvu"] = held_out_fvu(state.sae, held_out)
                 state.history.append(entry)
-                bar.set_postfix(fvu=f"{entry['fvu']:.4f}", l0=f"{l0:.1f}", dead=entry["dead"], refresh=False)
+                bar.set_postfix(fvu=f"{entry['fvu']:.4f}", l0=f"{entry['l0']:.1f}", dead=entry["dead"], refresh=False)
             if folder is not None and saved:
                 save_checkpoint(folder / "checkpoint", state, config, fingerprint, len(rows.training))
                 _write_history(folder, state)
@@ -129,10 +135,7 @@ def train_ksae(
     return KSAEResult(state.sae, history, metrics | {"seconds": time.perf_counter() - started})
 
 
-_NONE = torch.empty(0, dtype=torch.int64)
-
-
-def _initial_state(rows: TrainingRows, config: KSAEConfig) -> TrainingState:
+def _initial_state(rows: TrainingRows, config: KSAEConfig, device: torch.device) -> TrainingState:
     """Seeded weights, and b_pre as the mean of the data (authors: of the first batch)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -140,8 +143,12 @@ def _initial_state(rows: TrainingRows, config: KSAEConfig) -> TrainingState:
         if config.semantics == "official":
             sae.initialise_as_authors()
     # The batch that gives the authors' b_dec is taken from their loader: training begins with the next one.
-    mean = rows.batch(0).mean(0) if config.semantics == "official" else rows.features[rows.training].mean(0)
-    sae.to(rows.features.device)
+    mean = (
+        rows.batch(0).mean(0)
+        if config.semantics == "official"
+        else rows.features[rows.training.to(rows.features.device)].mean(0)
+    )
+    sae.to(device)
     sae.b_pre.data.copy_(mean)
     return TrainingState(sae)
 

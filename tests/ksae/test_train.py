@@ -145,7 +145,7 @@ def test_l0_and_dead_latents_are_those_of_the_codes(monkeypatch, engine, aux_k, 
         codes.append(result.code)
         return result
 
-    monkeypatch.setattr("revelio_fast.ksae.train.take_step", watched)
+    monkeypatch.setattr("revelio_fast.ksae.stepper.take_step", watched)
     x, _ = planted(400)
     changes = dict(steps=40, dead_after=4 * batch, log_every=1, holdout=0.0, relu=True, aux_k=aux_k)
     history = train_ksae(x, small(engine=engine, k=k, batch_size=batch, **changes), progress=False).history
@@ -176,6 +176,7 @@ def dead_after_training(aux_k):
     for _ in range(500):
         dead = (state.rows_since_active >= 600).nonzero().flatten() if aux_k else torch.empty(0, dtype=torch.int64)
         result = take_step(state, x[torch.randperm(len(x))[:200]], config, dead)
+        state.step += 1
         note_activity(state, result.code)
     return int((state.rows_since_active >= 600).sum())
 

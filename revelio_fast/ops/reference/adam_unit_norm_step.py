@@ -17,14 +17,14 @@ def adam_unit_norm_step_(
     )
     if project:
         dW_dec -= (dW_dec * W_dec).sum(1, keepdim=True) * W_dec
-    constants = (lr / (1 - beta1**step), (1 - beta2**step) ** 0.5) if scalars is None else scalars.unbind()
+    step_size, correction = (lr / (1 - beta1**step), (1 - beta2**step) ** 0.5) if scalars is None else scalars.unbind()
     for parameter, gradient, mean, square in (
         (W_enc, dW_enc, m_enc, v_enc),
         (W_dec, dW_dec, m_dec, v_dec),
         (b_enc, db_enc, m_b_enc, v_b_enc),
         (b_pre, db_pre, m_b_pre, v_b_pre),
     ):
-        _adam_(parameter, gradient, mean, square, *constants, beta1, beta2, eps)
+        _adam_(parameter, gradient, mean, square, step_size, correction, beta1, beta2, eps)
     if unit_norm:
         W_dec /= W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
     if shadow_weights is not None:
