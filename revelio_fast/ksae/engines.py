@@ -52,15 +52,16 @@ def fused_step(
     code = ops.topk_encode(
         x, rows.W_enc, rows.b_enc, rows.b_pre, sae.k, relu=sae.relu, precision=config.precision, shadow=state.shadow
     )
-    residual = ops.sparse_decode(code, rows.W_dec, rows.b_pre) - x
+    residual, squares = ops.sparse_residual(code, rows.W_dec, rows.b_pre, x)
     variance = (x - x.mean(0)).square().sum().clamp_min(torch.finfo(x.dtype).tiny)
-    loss = residual.square().sum() / variance
+    error_squares = squares.sum()
+    loss = error_squares / variance
     both, grad_aux, aux_loss = code, None, x.new_zeros(())
     if dead is not None:
         aux = _aux_code(x, rows, dead, config, sae.relu)
-        error = ops.sparse_decode(aux, rows.W_dec, torch.zeros_like(rows.b_pre)) + residual
-        scale = residual.square().sum().clamp_min(torch.finfo(x.dtype).tiny)
-        aux_loss = error.square().sum() / scale
+        error, aux_squares = ops.sparse_residual(aux, rows.W_dec, torch.zeros_like(rows.b_pre), -residual)
+        scale = error_squares.clamp_min(torch.finfo(x.dtype).tiny)
+        aux_loss = aux_squares.sum() / scale
         grad_aux = error * (2 * config.aux_coefficient / scale)
         both = ops.Code(torch.cat([code.values, aux.values], 1), torch.cat([code.indices, aux.indices], 1))
     ops.adam_unit_norm_step_(
