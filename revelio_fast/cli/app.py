@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from revelio_fast.cli import concepts, extract, inspect, train, whole
+from revelio_fast.cli import concepts, datasets, extract, inspect, train, whole
 from revelio_fast.cli.errors import SentenceGroup
 
 app = typer.Typer(
@@ -45,5 +45,6 @@ app.command("train-sae")(train.train_sae)
 app.command("top-images")(concepts.top_images)
 app.command("purity")(concepts.purity)
 app.command("train-diffc")(train.train_diffc)
+app.command("datasets")(datasets.datasets)
 app.command("layers")(inspect.layers)
 app.command("doctor")(inspect.doctor)

@@ -14,7 +14,9 @@ def extract(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder of class folders, CSV, parquet, Hugging Face data set id, or 'digits'.", show_default=False
+            help="Folder of class folders, CSV, parquet, Hugging Face data set id, 'digits', or a name that "
+            "`datasets` lists.",
+            show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option(help="Output folder: OUT/<layer>/t<timestep>/.")],
@@ -38,6 +40,9 @@ def extract(
     limit: Annotated[int | None, typer.Option(min=1, help="Use this many images, spread evenly.")] = None,
     image_column: Annotated[str | None, typer.Option()] = None,
     label_column: Annotated[str | None, typer.Option()] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Folder of local copies of named data sets; $REVELIO_DATA by default.")
+    ] = None,
     on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What a broken image does.")] = "stop",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
@@ -48,7 +53,9 @@ def extract(
     from revelio_fast.pipeline import model_path
 
     wanted_layers, wanted_steps = comma_list(layers, "--layers"), number_list(timesteps, "--timesteps")
-    images = open_source(source, split=split, image_column=image_column, label_column=label_column, limit=limit)
+    images = open_source(
+        source, split=split, image_column=image_column, label_column=label_column, limit=limit, root=root
+    )
     extractor = FeatureExtractor.from_pretrained(
         model_path(model),
         wanted_layers,

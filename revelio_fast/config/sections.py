@@ -22,7 +22,11 @@ class Section(BaseModel):
 class SourceSection(Section):
     """Where the images come from."""
 
-    spec: str = Field(description="folder, CSV, parquet file or folder, Hugging Face data set id, or 'digits'")
+    spec: str = Field(
+        description="folder, CSV, parquet file or folder, Hugging Face data set id, 'digits', or a name that "
+        "`revelio-fast datasets` lists"
+    )
+    root: str | None = Field(default=None, description="folder of local copies of named data sets; else $REVELIO_DATA")
     split: str | None = Field(default=None, description="split the k-SAE and Diff-C learn from; everything by default")
     test_split: str | None = Field(default=None, description="split for test accuracies; a share of `split` by default")
     test_share: float = Field(default=0.2, gt=0, lt=1, description="share held out without a test_split")

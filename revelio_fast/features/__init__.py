@@ -6,13 +6,21 @@ from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor
 from revelio_fast.features.families import FAMILIES, OUTPUT, Conditioning, LayerCost, ModelFamily, layer_table
 from revelio_fast.features.maps import MapStore, MapStoreError, extract_maps
 from revelio_fast.features.preprocess import image_to_tensor
-from revelio_fast.features.sources import BrokenImageError, ImageItem, ImageSource, SourceError, open_source
+from revelio_fast.features.sources import (
+    PAPER_DATASETS,
+    BrokenImageError,
+    ImageItem,
+    ImageSource,
+    SourceError,
+    open_source,
+)
 from revelio_fast.features.spec import LayerError, ModelError, ModelSpec
 from revelio_fast.features.to_store import extract_to_store
 
 __all__ = [
     "FAMILIES",
     "OUTPUT",
+    "PAPER_DATASETS",
     "BrokenImageError",
     "Conditioning",
     "FeatureBatch",

@@ -14,6 +14,7 @@ import torch
 from revelio_fast.config import RunConfig, SourceSection
 from revelio_fast.config.sections import MINI_SD
 from revelio_fast.features import ImageSource, open_source
+from revelio_fast.features.sources.paper import local_copy, paper_name
 
 WHOLE_FILE_BYTES = 64 << 20
 
@@ -75,11 +76,13 @@ def open_images(config: RunConfig) -> Images:
     """
     section = config.source
     columns = {"image_column": section.image_column, "label_column": section.label_column}
-    train = open_source(section.spec, split=section.split, limit=section.limit, **columns)
+    train = open_source(section.spec, split=section.split, limit=section.limit, root=section.root, **columns)
     notes: list[str] = []
     test: ImageSource | None = None
     if section.test_split is not None:
-        test = open_source(section.spec, split=section.test_split, limit=section.test_limit, **columns)
+        test = open_source(
+            section.spec, split=section.test_split, limit=section.test_limit, root=section.root, **columns
+        )
     elif any(label >= 0 for label in train.labels.values()):
         whole = len(train)
         train, test = hold_out(train, section.test_share, config.seed)
@@ -122,7 +125,8 @@ def hold_out_positions(labels: Sequence[int], share: float, seed: int) -> tuple[
 def _images_key(section: SourceSection, train: ImageSource, test: ImageSource | None) -> str:
     """A digest of ids, labels, names and, where they are files here, sizes and times of the images."""
     digest = hashlib.sha256()
-    spec = Path(section.spec).expanduser()
+    name = paper_name(section.spec)
+    spec = (local_copy(name, section.root) if name else None) or Path(section.spec).expanduser()
     for path in [spec] if spec.is_file() else sorted(spec.rglob("*.parquet")) if spec.is_dir() else []:
         digest.update(_stat_line(str(path)))
     for source in (train, test):

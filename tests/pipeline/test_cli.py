@@ -82,6 +82,12 @@ def test_layers(tiny_sd: Path) -> None:
     assert "bottleneck" in shown and "up_ft2" in shown and "64 x 2 x 2" in shown and "100%" in shown
 
 
+def test_datasets() -> None:
+    shown = works("datasets")
+    assert "flowers102: Oxford Flowers-102" in shown and "timm/oxford-iiit-pet (columns image, label)" in shown
+    assert "train 1,020, validation 1,020, test 6,149; 102 classes" in shown and "$REVELIO_DATA/NAME" in shown
+
+
 def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REVELIO_BACKEND", raising=False)
     shown = works("doctor")
@@ -100,6 +106,7 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
         (["purity", "nowhere", "nowhere"], "nowhere"),
         (["layers", "/no/such/model"], "There is no model folder /no/such/model"),
         (["extract", "/no/such/folder", "--out", "x"], "There is no file or folder /no/such/folder"),
+        (["extract", "pets", "--root", "/no", "--out", "x"], "There is no /no/pets"),
     ],
 )
 def test_errors_are_sentences(arguments: list[str], words: str, tmp_path: Path, monkeypatch) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,10 @@ class ImageSource:
         ``opener(image_id)`` returns a PIL image, perhaps not yet decoded.
     class_names : sequence of str, optional
         ``class_names[label]``.
+    columns : mapping of str to callable, optional
+        Further columns, each read when asked for: ``columns[name]()[image_id]``.
+    dataset : str, optional
+        Which of `PAPER_DATASETS` it is.
     """
 
     def __init__(
@@ -110,11 +115,15 @@ class ImageSource:
         paths: Callable[[int], str],
         opener: Callable[[int], Image],
         class_names: Sequence[str] | None = None,
+        columns: Mapping[str, Callable[[], Sequence[Any]]] | None = None,
+        dataset: str | None = None,
     ):
         if len(image_ids) != len(labels):
             raise SourceError(f"{name} has {len(image_ids)} image ids but {len(labels)} labels.")
         self.name = name
         self.class_names = None if class_names is None else [str(each) for each in class_names]
+        self.dataset = dataset
+        self._columns = dict(columns or {})
         self._ids = list(image_ids)
         self._labels = list(labels)
         self._paths = paths
@@ -147,6 +156,20 @@ class ImageSource:
         """``{image_id: label}``; decodes nothing."""
         return dict(zip(self._ids, self._labels, strict=True))
 
+    def column(self, name: str) -> dict[int, Any]:
+        """``{image_id: value}`` of a column of the CSV file or data set; decodes no image.
+
+        Raises
+        ------
+        SourceError
+            If there is no such column; lists those there are.
+        """
+        if name not in self._columns:
+            found = f"its columns are {', '.join(map(repr, self._columns))}" if self._columns else "it has no columns"
+            raise SourceError(f"{self.name} has no column {name!r}: {found}.")
+        values = self._columns[name]()
+        return {image_id: values[image_id] for image_id in self._ids}
+
     def item(self, image_id: int) -> ImageItem:
         """The image with this id.
 
@@ -168,7 +191,15 @@ class ImageSource:
             self._paths,
             self._opener,
             self.class_names,
+            self._columns,
+            self.dataset,
         )
+
+    def without_labels(self) -> ImageSource:
+        """The same images, none of which has a class."""
+        bare = copy.copy(self)
+        bare._labels, bare.class_names = [NO_LABEL] * len(self), None
+        return bare
 
     def limited(self, limit: int) -> ImageSource:
         """At most `limit` images, spread evenly over the source."""

@@ -50,6 +50,7 @@ def open_csv(table: Path, split: str | None, image_column: str | None, label_col
         paths=lambda image_id: str(files[image_id]),
         opener=lambda image_id: open_image(files[image_id]),
         class_names=class_names,
+        columns={name: lambda name=name: [row[name] for row in rows] for name in columns},  # type: ignore[misc]
     )
     return source.subset(positions) if split is not None else source
 

@@ -38,6 +38,11 @@ def is_saved_dataset(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
+def is_parquet_folder(folder: Path) -> bool:
+    """Whether `folder` or its ``data`` holds parquet files, as a data set on the Hub does."""
+    return any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet"))
+
+
 def open_hub(name: str, split: str | None, image_column: str | None, label_column: str | None) -> ImageSource:
     """A data set by its id on the Hub, e.g. ``"timm/oxford-iiit-pet"``."""
     datasets = _datasets()
@@ -131,6 +136,11 @@ def _source(data: Any, name: str, image_column: str | None, label_column: str | 
         paths=lambda image_id: f"{name}, row {image_id}",
         opener=lambda image_id: _decode(images[image_id][column]),
         class_names=class_names,
+        columns={
+            each: lambda each=each: data.select_columns([each])[:][each]  # type: ignore[misc]
+            for each in columns
+            if each != column
+        },
     )
 
 
