@@ -75,14 +75,12 @@ def open_images(config: RunConfig) -> Images:
         If a source cannot be opened.
     """
     section = config.source
-    columns = {"image_column": section.image_column, "label_column": section.label_column}
-    train = open_source(section.spec, split=section.split, limit=section.limit, root=section.root, **columns)
+    columns = {"image_column": section.image_column, "label_column": section.label_column, "root": section.root}
+    train = open_source(section.spec, split=section.split, limit=section.limit, **columns)
     notes: list[str] = []
     test: ImageSource | None = None
     if section.test_split is not None:
-        test = open_source(
-            section.spec, split=section.test_split, limit=section.test_limit, root=section.root, **columns
-        )
+        test = open_source(section.spec, split=section.test_split, limit=section.test_limit, **columns)
     elif any(label >= 0 for label in train.labels.values()):
         whole = len(train)
         train, test = hold_out(train, section.test_share, config.seed)
@@ -125,8 +123,10 @@ def hold_out_positions(labels: Sequence[int], share: float, seed: int) -> tuple[
 def _images_key(section: SourceSection, train: ImageSource, test: ImageSource | None) -> str:
     """A digest of ids, labels, names and, where they are files here, sizes and times of the images."""
     digest = hashlib.sha256()
-    name = paper_name(section.spec)
-    spec = (local_copy(name, section.root) if name else None) or Path(section.spec).expanduser()
+    spec = Path(section.spec).expanduser()
+    name = None if spec.exists() else paper_name(section.spec)
+    if name is not None:
+        spec = local_copy(name, section.root) or spec
     for path in [spec] if spec.is_file() else sorted(spec.rglob("*.parquet")) if spec.is_dir() else []:
         digest.update(_stat_line(str(path)))
     for source in (train, test):
