@@ -1,8 +1,13 @@
-"""python -m bench encode|decode|residual|top|step|all [--paper] [--B 64 --d 640 --n 8192 --k 32] [--json FILE]"""
+"""python -m bench encode|decode|residual|top|step|all [--paper] [--B 64 --d 640 --n 8192 --k 32] [--json FILE]
+
+python -m bench aot|model|gpu: the GPU kernels compiled ahead of time, their modelled time, and measured on a GPU; each
+has its own --help.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -24,12 +29,17 @@ BENCHES = {
     "top": bench_top_activations_update,
     "step": bench_adam_unit_norm_step,
 }
+OF_THE_GPU = {"aot": "bench.gpu_compile", "model": "bench.gpu_model", "gpu": "bench.gpu"}
 SMALL, PAPER = Shape(1024, 640, 8192, 32), Shape(4096, 1280, 81_920, 32)
 
 
 def main() -> None:
     """Command line entry."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    if sys.argv[1:2] and sys.argv[1] in OF_THE_GPU:
+        sys.exit(importlib.import_module(OF_THE_GPU[sys.argv[1]]).main(sys.argv[2:]))
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=[*BENCHES, "all"])
     parser.add_argument("--paper", action="store_true", help=f"the paper's size, {PAPER}, instead of {SMALL}")
     for name, meaning in zip(Shape._fields, ("rows", "width", "latents", "active latents a row"), strict=True):
