@@ -1,7 +1,6 @@
 """python -m bench encode|decode|residual|top|step|all [--paper] [--B 64 --d 640 --n 8192 --k 32] [--json FILE]
 
-python -m bench aot|model|gpu: the GPU kernels compiled ahead of time, their modelled time, and measured on a GPU; each
-has its own --help.
+python -m bench aot [--help]: the GPU kernels compiled ahead of time.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ BENCHES = {
     "top": bench_top_activations_update,
     "step": bench_adam_unit_norm_step,
 }
-OF_THE_GPU = {"aot": "bench.gpu_compile", "model": "bench.gpu_model", "gpu": "bench.gpu"}
+OF_THE_GPU = {"aot": "bench.gpu_compile"}
 SMALL, PAPER = Shape(1024, 640, 8192, 32), Shape(4096, 1280, 81_920, 32)
 
 

@@ -16,7 +16,10 @@ from bench.gpu_compile import CAPABILITIES
 
 ROOT = Path(__file__).resolve().parents[2]
 OFTEN = (80, 90, 100)
-TENSOR_CORES = {80: "mma", 86: "mma", 89: "mma", 90: "wgmma", 100: "tcgen05", 120: "mma"}
+
+
+def without_interpreter() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
 @pytest.fixture(
@@ -26,13 +29,25 @@ def report(request, tmp_path_factory) -> dict:
     """What `python -m bench aot` wrote."""
     pytest.importorskip("triton", reason="Triton is not installed")
     path = tmp_path_factory.mktemp("aot") / "aot.json"
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     capabilities = [str(capability) for capability in request.param]
     command = [sys.executable, "-m", "bench", "aot", "--json", str(path), "--capabilities", *capabilities]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=570)
+    run = subprocess.run(command, env=without_interpreter(), capture_output=True, text=True, cwd=ROOT, timeout=570)
     assert path.exists(), run.stdout[-3000:] + run.stderr[-3000:]
     found = json.loads(path.read_text()) | {"capabilities": request.param, "returncode": run.returncode}
     return found
+
+
+def test_a_spill_would_be_seen():
+    pytest.importorskip("triton", reason="Triton is not installed")
+    script = (
+        "import json; from bench.gpu_compile import compile_case; from revelio_fast.ops.triton import sparse_decode;"
+        "print(json.dumps(compile_case(sparse_decode.aot_cases(90)[0], 90, maxnreg=24)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=without_interpreter(), capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    row = json.loads(run.stdout.splitlines()[-1])
+    assert row["registers"] <= 24 and row["spilled_bytes"] > 0 and row["mix"]["local"] > 0
 
 
 def of(report: dict, source: str) -> list[dict]:
