@@ -44,6 +44,9 @@ class FakeGraph:
 class FakeStream:
     cuda_stream = 0
 
+    def __init__(self, device: torch.device | None = None) -> None:
+        pass
+
     def wait_stream(self, other: FakeStream) -> None:
         pass
 

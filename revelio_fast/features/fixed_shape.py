@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,19 +22,23 @@ class FixedShapeForward:
     function : callable
         Reads nothing back to the host, and gives the same shapes for the same shapes.
     device : torch.device
-    capture : bool
-        False runs eagerly on CUDA too.
+    capture : bool, optional
+        By default on CUDA.
+    cuda : module
+        ``torch.cuda``, or what stands for it in tests.
     """
 
     def __init__(
         self,
         function: Callable[[Tensor, Tensor, Outputs], Outputs],
         device: torch.device,
-        capture: bool = True,
+        capture: bool | None = None,
+        cuda: Any = torch.cuda,
     ):
         self._function = function
-        self._capture = capture and device.type == "cuda"
-        self._graphs: dict[tuple[tuple[int, ...], ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Outputs]] = {}
+        self._capture = device.type == "cuda" if capture is None else capture
+        self._cuda = cuda
+        self._graphs: dict[tuple[tuple[int, ...], ...], tuple[Any, list[Tensor], Outputs]] = {}
 
     def __call__(self, noisy: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Outputs:
         if not self._capture:
@@ -48,17 +53,17 @@ class FixedShapeForward:
         graph.replay()
         return {name: value.clone() for name, value in outputs.items()}
 
-    def _captured(self, given: list[Tensor], names: list[str]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Outputs]:
+    def _captured(self, given: list[Tensor], names: list[str]) -> tuple[Any, list[Tensor], Outputs]:
         static = [value.clone(memory_format=torch.contiguous_format) for value in given]
         device = static[0].device
         arguments = static[0], static[1], dict(zip(names, static[2:], strict=True))
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
+        side = self._cuda.Stream(device)
+        side.wait_stream(self._cuda.current_stream(device))
+        with self._cuda.stream(side):
             for _ in range(WARM_UP):
                 self._function(*arguments)
-        torch.cuda.current_stream(device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        self._cuda.current_stream(device).wait_stream(side)
+        graph = self._cuda.CUDAGraph()
+        with self._cuda.graph(graph):
             outputs = self._function(*arguments)
         return graph, static, outputs
