@@ -4,19 +4,13 @@
 
 #include <string>
 
+#include "bindings_params.h"
 #include "cpu/dispatch.h"
 
 namespace py = pybind11;
 using namespace revelio;
 
 namespace {
-
-using Address = std::uintptr_t;
-
-template <typename T>
-T *at(Address address) {
-    return reinterpret_cast<T *>(address);
-}
 
 // The checks run before any kernel, so a refused call has changed nothing.
 void check_latents(const int64_t *indices, int64_t count, int64_t n) {
@@ -100,38 +94,6 @@ void invert(Address indices, int64_t B, int64_t k, int64_t n, Address offsets, A
     invert_code(at<int64_t>(indices), B * k, k, n, at<int64_t>(offsets), at<int64_t>(rows), at<int64_t>(slots));
 }
 
-// The fields of SparseBackward in order, addresses as a dictionary; a missing one is null.
-SparseBackward backward_params(const py::dict &a, int64_t B, int64_t k, int64_t k_aux, int64_t d, int64_t n, bool relu,
-                               int threads) {
-    const auto get = [&](const char *name) -> Address { return a.contains(name) ? a[name].cast<Address>() : 0; };
-    const SparseBackward p = {at<float>(get("x")),
-                              at<float>(get("values")),
-                              at<float>(get("grad")),
-                              at<float>(get("grad_aux")),
-                              at<float>(get("W_enc")),
-                              at<float>(get("W_dec")),
-                              at<float>(get("b_pre")),
-                              at<int64_t>(get("indices")),
-                              at<int64_t>(get("offsets")),
-                              at<int64_t>(get("rows")),
-                              at<int64_t>(get("slots")),
-                              at<float>(get("dpre_given")),
-                              at<float>(get("dW_dec")),
-                              at<float>(get("dW_enc")),
-                              at<float>(get("db_enc")),
-                              at<float>(get("db_pre")),
-                              at<float>(get("dvalues")),
-                              at<float>(get("dx")),
-                              B,
-                              k,
-                              k_aux,
-                              d,
-                              n,
-                              relu,
-                              threads};
-    return p;
-}
-
 void check(const SparseBackward &p) {
     check_latents(p.indices, p.B * p.k, p.n);
     check_inverse(p.indices, p.B, p.k, p.n, p.offsets, p.rows, p.slots);
@@ -150,28 +112,8 @@ void adam_unit_norm_step(const py::dict &addresses, const py::dict &rows, int64_
                          int64_t d, int64_t n, bool relu, int threads, int64_t step, double lr, double beta1,
                          double beta2, double eps, bool project, bool unit_norm) {
     const Kernels &chosen = kernels();
-    const auto get = [&](const char *name) { return at<float>(rows[name].cast<Address>()); };
-    const AdamStep p = {backward_params(addresses, B, k, k_aux, d, n, relu, threads),
-                        get("W_enc"),
-                        get("W_dec"),
-                        get("b_enc"),
-                        get("b_pre"),
-                        get("m_enc"),
-                        get("v_enc"),
-                        get("m_dec"),
-                        get("v_dec"),
-                        get("m_b_enc"),
-                        get("v_b_enc"),
-                        get("m_b_pre"),
-                        get("v_b_pre"),
-                        step,
-                        lr,
-                        beta1,
-                        beta2,
-                        eps,
-                        project,
-                        unit_norm,
-                        rows.contains("scalars") ? get("scalars") : nullptr};
+    const AdamStep p = adam_params(backward_params(addresses, B, k, k_aux, d, n, relu, threads), rows, step, lr, beta1,
+                                   beta2, eps, project, unit_norm);
     py::gil_scoped_release unlocked;
     check(p.gradients);
     chosen.adam_unit_norm_step(p);

@@ -1,7 +1,7 @@
 // Device queries through the static CUDA runtime: they work, and find nothing, on a machine without a driver.
 #include "cuda/device_info.h"
 
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
 
 #include <stdexcept>
 #include <string>

@@ -1,6 +1,6 @@
 """Every op test runs once per backend that its op has; one that cannot run here is skipped with its reason.
 
-Without a GPU, "triton" runs in Triton's interpreter, on CPU tensors.
+Without a GPU, "triton" runs in Triton's interpreter and "cuda" in the host shim of tests/shim, both on CPU tensors.
 """
 
 from collections.abc import Iterator
@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from revelio_fast.ops import backends, dispatch, use_backend
+from revelio_fast.ops.cuda import native
+from tests import shim
 
 
 def pytest_generate_tests(metafunc) -> None:
@@ -18,9 +20,29 @@ def pytest_generate_tests(metafunc) -> None:
         metafunc.parametrize("backend", names, indirect=True)
 
 
+@pytest.fixture(scope="session")
+def shim_module():
+    """The shipped .cu files and their bindings, compiled for the CPU."""
+    try:
+        return shim.load(shim.build())
+    except shim.ShimError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def cuda_on_host(shim_module, monkeypatch):
+    """Backend "cuda" takes CPU tensors and runs its kernels in the shim."""
+    shim.schedule(shim_module, seed=0)
+    monkeypatch.setattr(native, "load", lambda: shim_module)
+    monkeypatch.setattr(dispatch, "on_host", dispatch.on_host | {"cuda"})
+    return shim_module
+
+
 @pytest.fixture
 def backend(request) -> Iterator[str]:
     name, op = request.param, request.module.OP
+    if name == "cuda":
+        request.getfixturevalue("cuda_on_host")
     reasons = {status.reason for status in backends() if (status.op, status.backend) == (op, name)}
     if reasons != {""}:
         pytest.skip(f"backend {name!r} cannot run {op} here: {', '.join(reasons)}")
