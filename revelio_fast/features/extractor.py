@@ -88,6 +88,8 @@ class FeatureExtractor:
         revision: str | None = None,
         random_weights: bool = False,
         device: torch.device | str | None = None,
+        official: bool = False,
+        compile: bool = False,
     ) -> FeatureExtractor:
         """Load what is needed of a model: the VAE's encoder, the prompt's embedding, the network up to the last layer.
 
@@ -96,11 +98,12 @@ class FeatureExtractor:
         model : str or path
             A folder in diffusers format or a Hub id, e.g. ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``.
         layers : sequence of str
-            ``"bottleneck"``, ``"down_ft0"`` .., ``"up_ft0"`` .. (the paper's names), or module paths of the network.
+            ``"bottleneck"``, ``"down_ft0"`` .., ``"up_ft0"`` .. (the paper's names) of a UNet, ``"block0"`` .. of a
+            transformer, ``"output"`` (what the whole network predicts), or module paths of the network.
         timesteps : sequence of int
             Noise levels, usually 0 .. 999.
         prompt : str
-            The same for all images; ``""`` is the paper's empty prompt.
+            The same for all images; ``""`` is the paper's empty prompt. For DiT the name or number of a class.
         image_size : int, optional
             Side in pixels; the model's own by default (512 for Stable Diffusion 1.5).
         dtype : torch.dtype or str, optional
@@ -115,6 +118,12 @@ class FeatureExtractor:
             Initialise the denoising network afresh: the baseline. The VAE and the prompt stay the model's.
         device : optional
             ``"cuda"`` if there is one, else ``"cpu"``.
+        official : bool
+            DiT only, for comparison with numbers of the authors' code: no noise is added, and tokens are viewed as
+            maps without the transpose, which scrambles them (`revelio_fast.features.dit.DiT`).
+        compile : bool
+            Compile the truncated network with torch.compile; the first forward of a batch shape takes long, and
+            results differ in the rounding.
 
         Raises
         ------
@@ -143,6 +152,8 @@ class FeatureExtractor:
             seed,
             random_weights,
             revision,
+            official,
+            compile,
         )
         family = find_family(spec.model, revision)(spec)
         steps = checked_timesteps(timesteps, family.num_timesteps)
@@ -176,6 +187,8 @@ class FeatureExtractor:
             "noise_samples": self._noise_samples,
             "image_size": self.image_size,
             "model_dtype": str(spec.dtype).removeprefix("torch."),
+            **({"official": True} if spec.official else {}),
+            **({"compiled": True} if spec.compile else {}),
         }
 
     def latents(self, images: Sequence[Image] | Tensor) -> Tensor:

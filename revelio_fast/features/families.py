@@ -15,10 +15,20 @@ from torch import Tensor
 
 from revelio_fast.features.spec import ModelError, ModelSpec
 
+_HERE = "revelio_fast.features"
 FAMILIES: dict[str, str] = {
-    "StableDiffusionPipeline": "revelio_fast.features.stable_diffusion:StableDiffusion",
-    "StableDiffusionImg2ImgPipeline": "revelio_fast.features.stable_diffusion:StableDiffusion",
-    "StableDiffusionInpaintPipelineLegacy": "revelio_fast.features.stable_diffusion:StableDiffusion",
+    "StableDiffusionPipeline": f"{_HERE}.stable_diffusion:StableDiffusion",
+    "StableDiffusionImg2ImgPipeline": f"{_HERE}.stable_diffusion:StableDiffusion",
+    "StableDiffusionInpaintPipelineLegacy": f"{_HERE}.stable_diffusion:StableDiffusion",
+    "StableDiffusionXLPipeline": f"{_HERE}.sdxl:StableDiffusionXL",
+    "StableDiffusionXLImg2ImgPipeline": f"{_HERE}.sdxl:StableDiffusionXL",
+    "DiTPipeline": f"{_HERE}.dit:DiT",
+    "IFPipeline": f"{_HERE}.deepfloyd:DeepFloyd",
+    "IFSuperResolutionPipeline": f"{_HERE}.deepfloyd:DeepFloyd",
+    "PixArtAlphaPipeline": f"{_HERE}.pixart:PixArt",
+    "PixArtSigmaPipeline": f"{_HERE}.pixart:PixArt",
+    "StableDiffusion3Pipeline": f"{_HERE}.sd3:StableDiffusion3",
+    "FluxPipeline": f"{_HERE}.flux:Flux",
 }
 """``_class_name`` of model_index.json -> ``"module:class"`` of the `ModelFamily`. A new family adds its line here."""
 

@@ -37,6 +37,8 @@ class ModelSpec(NamedTuple):
     seed: int
     random_weights: bool
     revision: str | None
+    official: bool = False
+    compile: bool = False
 
 
 def checked_dtype(dtype: torch.dtype | str | None) -> torch.dtype:

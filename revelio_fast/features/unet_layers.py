@@ -1,12 +1,13 @@
-"""Layers of a UNet: their names, taps on their outputs, their shapes and costs, and the truncation after the last."""
+"""Layers of a UNet: their names, the truncation after the last wanted one, and the parameters up to each."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+from revelio_fast.features.skeleton import Layout
 
 TAIL = ("conv_norm_out", "conv_act", "conv_out")
 
@@ -32,48 +33,6 @@ def layer_paths(unet: Any) -> dict[str, str]:
     if unet.mid_block is not None:
         paths["bottleneck"] = "mid_block"
     return paths | {f"up_ft{i}": f"up_blocks.{i}" for i in range(len(unet.up_blocks))}
-
-
-def as_map(output: Any) -> Tensor | None:
-    """A module's output as ``[B, C, H, W]``: tokens ``[B, h w, C]`` of a square grid are folded; else None.
-
-    Tokens that are no square grid (those of the prompt) become ``[B, C, tokens, 1]``.
-    """
-    if isinstance(output, tuple | list):
-        output = output[0]
-    elif not isinstance(output, Tensor):
-        output = getattr(output, "sample", None)
-    if not isinstance(output, Tensor) or output.ndim not in (3, 4):
-        return None
-    if output.ndim == 4:
-        return output
-    batch, tokens, channels = output.shape
-    side = math.isqrt(tokens)
-    height, width = (side, side) if side * side == tokens else (tokens, 1)
-    return output.transpose(1, 2).reshape(batch, channels, height, width)
-
-
-class Taps:
-    """Keeps the outputs of some modules of a network during a forward; call `clear` before each."""
-
-    def __init__(self, network: nn.Module, paths: dict[str, str]):
-        self.outputs: dict[str, Tensor | None] = {}
-        self._handles = [
-            network.get_submodule(path).register_forward_hook(self._keeper(name)) for name, path in paths.items()
-        ]
-
-    def _keeper(self, name: str) -> Callable[..., None]:
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self.outputs[name] = as_map(output)
-
-        return keep
-
-    def clear(self) -> None:
-        self.outputs = {}
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
 
 
 def stage(path: str) -> tuple[int, int]:
@@ -105,3 +64,6 @@ def parameters_up_to(unet: Any, path: str) -> int:
     """Parameters a forward uses up to the end of the block that holds `path`."""
     last = stage(path)
     return sum(p.numel() for name, p in unet.named_parameters() if stage(name) <= last)
+
+
+UNET = Layout("unet", "UNet", "up_blocks.1.resnets.0", layer_paths, truncate, parameters_up_to)

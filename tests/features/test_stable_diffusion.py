@@ -238,8 +238,8 @@ def test_truncated_weights(copy_of_sd: Path) -> None:
 
 def test_an_unknown_family_and_no_model(copy_of_sd: Path, tmp_path: Path) -> None:
     index = copy_of_sd / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "FluxPipeline"}))
-    with pytest.raises(ModelError, match=r"is a FluxPipeline; the families known here read .*StableDiffusionPipeline"):
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "SanaPipeline"}))
+    with pytest.raises(ModelError, match=r"is a SanaPipeline; the families known here read .*StableDiffusionPipeline"):
         FeatureExtractor.from_pretrained(copy_of_sd, ["bottleneck"], [25])
     with pytest.raises(ModelError, match=r"has no model_index\.json"):
         FeatureExtractor.from_pretrained(tmp_path, ["bottleneck"], [25])

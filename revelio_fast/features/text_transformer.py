@@ -1,0 +1,58 @@
+"""The base of PixArt, SD3 and Flux: transformers told of a prompt as their own diffusers pipeline encodes it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from revelio_fast.features.denoiser import Denoiser
+from revelio_fast.features.families import OUTPUT
+from revelio_fast.features.parts import load_pipeline
+from revelio_fast.features.spec import ModelSpec
+from revelio_fast.features.transformer_layers import BLOCKS, STACKS
+
+BLANK_TOKENS = 77
+
+
+class TextTransformer(Denoiser):
+    """See `ModelFamily`. Layers: ``block0 ..`` through all stacks of blocks, or a module path of the transformer.
+
+    A block that gives both the prompt's and the image's tokens is read by the image's, folded into ``[B, D, h, w]``.
+    """
+
+    layout = BLOCKS
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__(spec)
+        self._pipeline: Any = None
+
+    def _patch(self) -> int:
+        return int(self._config["patch_size"])
+
+    def _why_step(self) -> str:
+        return "the VAE's reduction times the patch size"
+
+    def _encoded(self, prompts: Sequence[str], **options: Any) -> tuple[Tensor, ...]:
+        """What the pipeline's ``encode_prompt`` gives; it is loaded without its transformer and VAE."""
+        if self._pipeline is None:
+            self._pipeline = load_pipeline(self._spec, without=("transformer", "vae"))
+        with torch.no_grad():
+            return self._pipeline.encode_prompt(list(prompts), device=self._spec.device, **options)
+
+    def release_text(self) -> None:
+        self._pipeline = None
+        gc.collect()
+
+    def _fold(self, name: str, output: Any) -> Tensor | None:
+        if isinstance(output, tuple) and name != OUTPUT:
+            tokens = (self.latent_shape[1] // self._patch()) ** 2
+            fitting = [x for x in output if isinstance(x, Tensor) and x.ndim == 3 and x.shape[1] == tokens]
+            if not fitting:
+                return None
+            # Blocks give (prompt, image), their attention layers (image, prompt).
+            output = fitting[-1 if self._path(name).rpartition(".")[0] in STACKS else 0]
+        return super()._fold(name, output)
