@@ -36,6 +36,10 @@ def extract(
     noise_samples: Annotated[int, typer.Option(min=1, help="Average over so many draws of the noise.")] = 1,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Fresh weights: the baseline.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
+    official: Annotated[
+        bool, typer.Option("--official", help="DiT only: the authors' scrambled maps without noise, for comparison.")
+    ] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).")] = False,
     split: Annotated[str | None, typer.Option(help="Split of the source.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use this many images, spread evenly.")] = None,
     image_column: Annotated[str | None, typer.Option()] = None,
@@ -67,6 +71,8 @@ def extract(
         noise_samples=noise_samples,
         revision=revision,
         random_weights=random_weights,
+        official=official,
+        compile=compile,
     )
     shared: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "progress": not quiet}
     if maps:

@@ -63,7 +63,8 @@ class Denoiser(ModelFamily):
         if self.latent_shape[0] != self._space.channels:
             raise ModelError(
                 f"The {self.layout.words} of {spec.model} takes {self.latent_shape[0]} channels but "
-                f"{self._space.words} gives {self._space.channels}: an inpainting or depth model, which needs more than an image."
+                f"{self._space.words} gives {self._space.channels}: an inpainting or depth model, "
+                "which needs more than an image."
             )
         self._bones: Skeleton | None = None
         self.layer_shapes(spec.layers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,7 +49,7 @@ def load_part(class_name: str, spec: ModelSpec, subfolder: str, **options: Any) 
     try:
         with quiet_loading():
             part = kind.from_pretrained(spec.model, subfolder=subfolder, revision=spec.revision, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(
             f"The {subfolder} of {spec.model} cannot be loaded ({type(error).__name__}: {error}). Weights must be "
             "safetensors: no pickled checkpoint is opened."
@@ -57,28 +57,24 @@ def load_part(class_name: str, spec: ModelSpec, subfolder: str, **options: Any) 
     return part.eval() if isinstance(part, nn.Module) else part
 
 
-def load_pipeline(spec: ModelSpec, without: Sequence[str]) -> Any:
-    """The whole pipeline of a model but some parts, on the device, by the class its model_index.json names.
+def text_pipeline(spec: ModelSpec) -> Any:
+    """The model's own pipeline with its tokenizers and text encoders only, on the device.
 
     Raises
     ------
     ModelError
         As `load_part`.
     """
-    class_name = read_config(spec.model, "model_index.json", spec.revision)["_class_name"]
-    kind = library_class(class_name, spec, "pipeline")
-    absent = dict.fromkeys(without)
-    try:
-        with quiet_loading():
-            pipeline = kind.from_pretrained(
-                spec.model, revision=spec.revision, torch_dtype=spec.dtype, use_safetensors=True, **absent
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"The text encoders of {spec.model} cannot be loaded ({type(error).__name__}: {error}). Weights must be "
-            "safetensors: no pickled checkpoint is opened."
-        ) from error
-    return pipeline.to(spec.device)
+    index = read_config(spec.model, "model_index.json", spec.revision)
+    parts: dict[str, Any] = {}
+    for name, value in index.items():
+        if isinstance(value, list):
+            parts[name] = None
+            if value[0] and name.startswith("tokenizer"):
+                parts[name] = load_part(value[1], spec, name)
+            elif value[0] and name.startswith("text_encoder"):
+                parts[name] = load_part(value[1], spec, name, torch_dtype=spec.dtype).to(spec.device)
+    return library_class(index["_class_name"], spec, "pipeline")(**parts)
 
 
 @contextmanager

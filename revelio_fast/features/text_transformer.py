@@ -11,7 +11,7 @@ from torch import Tensor
 
 from revelio_fast.features.denoiser import Denoiser
 from revelio_fast.features.families import OUTPUT
-from revelio_fast.features.parts import load_pipeline
+from revelio_fast.features.parts import text_pipeline
 from revelio_fast.features.spec import ModelSpec
 from revelio_fast.features.transformer_layers import BLOCKS, STACKS
 
@@ -37,9 +37,9 @@ class TextTransformer(Denoiser):
         return "the VAE's reduction times the patch size"
 
     def _encoded(self, prompts: Sequence[str], **options: Any) -> tuple[Tensor, ...]:
-        """What the pipeline's ``encode_prompt`` gives; it is loaded without its transformer and VAE."""
+        """What the pipeline's ``encode_prompt`` gives."""
         if self._pipeline is None:
-            self._pipeline = load_pipeline(self._spec, without=("transformer", "vae"))
+            self._pipeline = text_pipeline(self._spec)
         with torch.no_grad():
             return self._pipeline.encode_prompt(list(prompts), device=self._spec.device, **options)
 

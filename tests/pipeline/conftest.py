@@ -9,13 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from examples.make_random_sd15 import save_random_pipeline
-from tests.features.conftest import TEXT, UNET, VAE
+from examples.make_random_model import save_random_model
 
 
 @pytest.fixture(scope="session")
 def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_random_pipeline(tmp_path_factory.mktemp("pipeline") / "sd", UNET, VAE, TEXT, torch.float32)
+    return save_random_model("sd15", tmp_path_factory.mktemp("pipeline") / "sd", "tiny", torch.float32)
 
 
 @pytest.fixture(scope="session")
