@@ -54,15 +54,18 @@ REAL_VAE = vae((128, 256, 512, 512), 0.18215, layers_per_block=2, sample_size=51
 TINY_VAE = vae((16, 32, 32), 0.3, layers_per_block=1, norm_num_groups=8)
 TINY_VAE_16 = vae((16, 32), 1.5, 16, layers_per_block=1, norm_num_groups=8, shift_factor=0.06, sample_size=16)
 TINY_CLIP = clip(32, 2, 4, vocab_size=600)
-TINY_T5: Part = "T5EncoderModel", {
-    "vocab_size": 250,
-    "d_model": 32,
-    "d_kv": 8,
-    "d_ff": 64,
-    "num_layers": 2,
-    "num_heads": 4,
-    "feed_forward_proj": "gated-gelu",
-}
+TINY_T5: Part = (
+    "T5EncoderModel",
+    {
+        "vocab_size": 250,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+    },
+)
 BYTES: Part = "CLIPTokenizer", {"length": 77}
 CHARACTERS: Part = "T5Tokenizer", {"length": 77}
 FLOW: Part = "FlowMatchEulerDiscreteScheduler", {"shift": 3.0}

@@ -11,6 +11,7 @@ from PIL import Image
 
 from examples.make_random_model import save_random_model
 
+
 @pytest.fixture(scope="session")
 def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder: three up blocks, VAE reduction 4, native size 32 px."""
