@@ -26,6 +26,7 @@ _WHERE = {
     "train_ksae": "revelio_fast.ksae",
     "load_sae": "revelio_fast.ksae",
     "FeatureExtractor": "revelio_fast.features",
+    "prompts": "revelio_fast.features.prompts",
     "extract_to_store": "revelio_fast.features",
     "open_source": "revelio_fast.features",
     "TopActivations": "revelio_fast.concepts",

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from revelio_fast.features.embedded_prompts import EmbeddedPrompts
 from revelio_fast.features.families import Conditioning, LayerCost, ModelFamily, find_family
 from revelio_fast.features.fixed_shape import FixedShapeForward
 from revelio_fast.features.noise import image_noise
 from revelio_fast.features.prefetch import decoded_groups
-from revelio_fast.features.preprocess import as_pixels
+from revelio_fast.features.preprocess import as_pixels, image_to_tensor
+from revelio_fast.features.prompts import Fixed, Prompts, as_prompts
 from revelio_fast.features.ranges import nvtx_range
 from revelio_fast.features.sources import BrokenImageError, ImageSource, open_source
 from revelio_fast.features.spec import ModelError, ModelSpec, checked_dtype, checked_timesteps, refuse_repeats
@@ -37,15 +40,17 @@ class FeatureBatch(NamedTuple):
 class FeatureExtractor:
     """Features of a diffusion model's layers for noised images; made by `from_pretrained`.
 
-    An image's feature depends on the image, its id, the timestep and the seed. It does not depend on which other
-    images are read, skipped or already done: on one machine, for the same `batch_size` and number of threads, it is
-    the same to the last bit. Another batch size changes only the rounding (kernels may sum in another order).
+    An image's feature depends on the image, its id, its prompt, the timestep and the seed. It does not depend on
+    which other images are read, skipped or already done: on one machine, for the same `batch_size` and number of
+    threads, it is the same to the last bit. Another batch size changes only the rounding (kernels may sum in another
+    order).
 
     Attributes
     ----------
     family : ModelFamily
     layers : tuple of str
     timesteps : tuple of int
+    prompts : Prompts
     image_size : int
         Side of the input in pixels.
     device : torch.device
@@ -59,17 +64,19 @@ class FeatureExtractor:
         spec: ModelSpec,
         timesteps: tuple[int, ...],
         noise_samples: int,
-        conditioning: Conditioning,
+        prompts: Prompts,
+        embedded: EmbeddedPrompts,
     ):
         self.family = family
         self.layers = spec.layers
         self.timesteps = timesteps
+        self.prompts = prompts
         self.image_size = family.image_size
         self.device = spec.device
         self.skipped: list[BrokenImageError] = []
         self._spec = spec
         self._noise_samples = noise_samples
-        self._conditioning = conditioning
+        self._embedded = embedded
         self._pooled = FixedShapeForward(self._pool, spec.device)
         self._maps = FixedShapeForward(family.forward, spec.device)
 
@@ -79,7 +86,7 @@ class FeatureExtractor:
         model: str | os.PathLike[str],
         layers: Sequence[str],
         timesteps: Sequence[int],
-        prompt: str = "",
+        prompt: str | Prompts = "",
         *,
         image_size: int | None = None,
         dtype: torch.dtype | str | None = None,
@@ -102,8 +109,10 @@ class FeatureExtractor:
             transformer, ``"output"`` (what the whole network predicts), or module paths of the network.
         timesteps : sequence of int
             Noise levels, usually 0 .. 999.
-        prompt : str
-            The same for all images; ``""`` is the paper's empty prompt. For DiT the name or number of a class.
+        prompt : str or Prompts
+            One text for all images (``""`` is the paper's empty prompt), or what `revelio_fast.prompts` offers: a
+            ``Column`` of the source, a ``File``, the class that CLIP predicts (``FromClip``), or, as an oracle, the
+            true class (``ClassTemplate``). For DiT the text is the name or number of a class.
         image_size : int, optional
             Side in pixels; the model's own by default (512 for Stable Diffusion 1.5).
         dtype : torch.dtype or str, optional
@@ -132,10 +141,7 @@ class FeatureExtractor:
         LayerError
             If a layer does not exist; lists the layers there are with their shapes.
         """
-        if not isinstance(prompt, str):
-            raise ModelError(
-                f"prompt must be one text for all images ('' is the empty prompt), got {type(prompt).__name__}."
-            )
+        prompts = as_prompts(prompt)
         if isinstance(layers, str) or not layers:
             raise ModelError(f"layers must be a list of at least one layer name, got {layers!r}.")
         refuse_repeats("layers", layers)
@@ -145,7 +151,6 @@ class FeatureExtractor:
         spec = ModelSpec(
             os.fspath(model),
             tuple(layers),
-            prompt,
             image_size,
             checked_dtype(dtype),
             chosen,
@@ -157,10 +162,12 @@ class FeatureExtractor:
         )
         family = find_family(spec.model, revision)(spec)
         steps = checked_timesteps(timesteps, family.num_timesteps)
-        conditioning = family.embed([prompt])
-        family.release_text()
+        embedded = EmbeddedPrompts(family)
+        if isinstance(prompts, Fixed):
+            # Before the network is loaded: the text encoder is gone by then.
+            embedded.rows([prompts.text])
         family.load()
-        return cls(family, spec, steps, noise_samples, conditioning)
+        return cls(family, spec, steps, noise_samples, prompts, embedded)
 
     @property
     def keys(self) -> list[Key]:
@@ -182,7 +189,7 @@ class FeatureExtractor:
             "model": spec.model,
             "revision": spec.revision,
             "random_weights": spec.random_weights,
-            "prompt": spec.prompt,
+            "prompt": self.prompts.about(),
             "seed": spec.seed,
             "noise_samples": self._noise_samples,
             "image_size": self.image_size,
@@ -206,6 +213,7 @@ class FeatureExtractor:
         images: Sequence[Image] | Tensor,
         image_ids: Sequence[int] | Tensor | None = None,
         pool: bool = True,
+        prompts: Sequence[str] | None = None,
     ) -> dict[Key, Tensor]:
         """Features of some images, in one batch.
 
@@ -217,6 +225,8 @@ class FeatureExtractor:
             Choose the noise; 0 .. B-1 by default.
         pool : bool
             Mean over height and width.
+        prompts : sequence of str, optional
+            One an image; by default the extractor's prompt, which must be one text then.
 
         Returns
         -------
@@ -227,7 +237,13 @@ class FeatureExtractor:
         ids = list(range(len(pixels))) if image_ids is None else [int(i) for i in image_ids]
         if len(ids) != len(pixels):
             raise ValueError(f"There are {len(pixels)} images but {len(ids)} image_ids.")
-        return self._features(pixels, ids, list(range(len(ids))), pool)
+        if prompts is None:
+            if not isinstance(self.prompts, Fixed):
+                raise ValueError(f"This extractor's prompts are {self.prompts}: give one for each image with prompts.")
+            prompts = [self.prompts.text] * len(ids)
+        if len(prompts) != len(ids):
+            raise ValueError(f"There are {len(ids)} images but {len(prompts)} prompts.")
+        return self._features(pixels, ids, list(range(len(ids))), list(prompts), (), pool)
 
     def stream(
         self,
@@ -238,6 +254,7 @@ class FeatureExtractor:
         on_error: str = "stop",
         progress: bool = True,
         skip_ids: Container[int] = (),
+        prompts: Mapping[int, str] | None = None,
     ) -> Iterator[FeatureBatch]:
         """Features of a whole source, batch by batch, in its order.
 
@@ -255,6 +272,8 @@ class FeatureExtractor:
             Show a progress bar.
         skip_ids : container of int
             Images to leave out without decoding, e.g. those already stored.
+        prompts : mapping of int to str, optional
+            ``{image_id: prompt}``; by default those that the extractor's `prompts` give for the source.
 
         Yields
         ------
@@ -269,7 +288,10 @@ class FeatureExtractor:
             raise ValueError(f"on_error must be 'stop' or 'skip', got {on_error!r}.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        return self._stream(open_source(source), batch_size, pool, on_error == "skip", progress, skip_ids)
+        source = open_source(source)
+        if prompts is None:
+            prompts = self.prompts.texts(source, on_error=on_error, progress=progress)
+        return self._stream(source, batch_size, pool, on_error == "skip", progress, skip_ids, prompts)
 
     def _stream(
         self,
@@ -279,17 +301,24 @@ class FeatureExtractor:
         skip: bool,
         progress: bool,
         skip_ids: Container[int],
+        prompts: Mapping[int, str],
     ) -> Iterator[FeatureBatch]:
         self.skipped = []
-        groups = decoded_groups(source, batch_size, self.image_size, skip_ids)
+        preprocess = functools.partial(image_to_tensor, size=self.image_size)
+        groups = decoded_groups(source, batch_size, self.image_size, preprocess, skip_ids)
+        order = source.image_ids
+        seen = 0
         with tqdm(total=len(source), unit="image", desc="extract", disable=not progress) as bar:
             for group in groups:
                 if group.broken and not skip:
                     raise group.broken[0]
                 self.skipped.extend(group.broken)
+                seen += group.size
                 if group.rows:
                     ids = [item.image_id for item in group.items]
-                    features = self._features(group.pixels, ids, group.rows, pool)
+                    upcoming = (prompts[i] for i in order[seen:] if i not in skip_ids and i in prompts)
+                    texts = [prompts[i] for i in ids]
+                    features = self._features(group.pixels, ids, group.rows, texts, upcoming, pool)
                     labels = torch.tensor([item.label for item in group.items])
                     yield FeatureBatch(features, torch.tensor(ids), labels)
                 bar.update(group.size)
@@ -298,14 +327,24 @@ class FeatureExtractor:
             more = " ..." if len(self.skipped) > 3 else ""
             warnings.warn(f"{len(self.skipped)} broken images were skipped: {named}{more}", stacklevel=2)
 
-    def _features(self, pixels: Tensor, ids: list[int], rows: list[int], pool: bool) -> dict[Key, Tensor]:
+    def _features(
+        self,
+        pixels: Tensor,
+        ids: list[int],
+        rows: list[int],
+        texts: list[str],
+        upcoming: Iterable[str],
+        pool: bool,
+    ) -> dict[Key, Tensor]:
         """Features of the images in `rows` of `pixels`, all layers and timesteps."""
         run = self._pooled if pool else self._maps
         latents = self.family.encode(pixels)
         picked = torch.tensor(rows, device=latents.device)
-        conditioning = {
-            name: value.expand(len(latents), *value.shape[1:]) for name, value in self._conditioning.items()
-        }
+        distinct = list(dict.fromkeys(texts))
+        which = torch.zeros(len(latents), dtype=torch.int64)
+        which[rows] = torch.tensor([distinct.index(text) for text in texts])
+        told = self._embedded.rows(distinct, upcoming)
+        conditioning = {name: value[which.to(value.device)] for name, value in told.items()}
         found: dict[Key, Tensor] = {}
         for timestep in self.timesteps:
             steps = torch.full((len(latents),), timestep, device=latents.device)

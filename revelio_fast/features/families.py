@@ -208,5 +208,5 @@ def layer_table(
     model: str | os.PathLike[str], image_size: int | None = None, revision: str | None = None
 ) -> list[LayerCost]:
     """The layers of a model with shapes and costs, from its configuration alone: no weights are read."""
-    spec = ModelSpec(os.fspath(model), (), "", image_size, torch.float32, torch.device("cpu"), 0, False, revision)
+    spec = ModelSpec(os.fspath(model), (), image_size, torch.float32, torch.device("cpu"), 0, False, revision)
     return find_family(spec.model, revision)(spec).layer_table()

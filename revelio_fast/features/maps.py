@@ -25,7 +25,7 @@ from revelio_fast.features.map_writer import (
 )
 from revelio_fast.features.skipped import write_skipped
 from revelio_fast.features.sources import ImageSource, open_source
-from revelio_fast.features.to_store import about_layer, layer_folder
+from revelio_fast.features.to_store import about_layer, image_prompts, layer_folder
 
 __all__ = ["MapStore", "MapStoreError", "extract_maps"]
 
@@ -110,6 +110,7 @@ def extract_maps(
         for folder in folders.values():
             if (folder / MANIFEST).is_file():
                 shutil.rmtree(folder)
+    prompts = image_prompts(extractor, source, out_dir, on_error, progress)
     with ExitStack() as stack:
         writers = {
             key: stack.enter_context(
@@ -125,6 +126,7 @@ def extract_maps(
             on_error=on_error,
             progress=progress,
             skip_ids=frozenset.intersection(*map(frozenset, done.values())),
+            prompts=prompts,
         ):
             for key, writer in writers.items():
                 new = torch.tensor([image_id not in done[key] for image_id in batch.image_ids.tolist()])

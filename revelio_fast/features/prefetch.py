@@ -1,18 +1,25 @@
-"""A thread that decodes and preprocesses the next images while the model works on the present ones."""
+"""A thread that decodes and preprocesses the next images while the model works on the present ones.
+
+It uses PIL and numpy only: a torch operation there would start a team of OpenMP threads of its own, and the two teams
+would fight for the cores.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Container, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Container, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from revelio_fast.features.preprocess import image_to_tensor
 from revelio_fast.features.ranges import nvtx_range
 from revelio_fast.features.sources import BrokenImageError, ImageItem, ImageSource
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Group(NamedTuple):
@@ -30,9 +37,17 @@ class Group(NamedTuple):
 
 
 def decoded_groups(
-    source: ImageSource, batch_size: int, image_size: int, skip_ids: Container[int], ahead: int = 2
+    source: ImageSource,
+    batch_size: int,
+    image_size: int,
+    preprocess: Callable[[Image], Tensor],
+    skip_ids: Container[int],
+    ahead: int = 2,
 ) -> Iterator[Group]:
-    """Groups of decoded images, in order, at most `ahead` of the reader; images of `skip_ids` are not decoded."""
+    """Groups of images, in order, at most `ahead` of the reader; images of `skip_ids` are not decoded.
+
+    `preprocess` gives the ``[3, image_size, image_size]`` float32 input of one image.
+    """
     ready: queue.Queue[Group | BaseException | None] = queue.Queue(maxsize=ahead)
     stop = threading.Event()
 
@@ -49,7 +64,8 @@ def decoded_groups(
                 if stop.is_set():
                     return
                 positions = range(start, min(start + batch_size, len(source)))
-                put(_decode([source[p] for p in positions], batch_size, image_size, skip_ids))
+                items = [source[p] for p in positions]
+                put(_decode(items, np.zeros((batch_size, 3, image_size, image_size), np.float32), preprocess, skip_ids))
             put(None)
         except BaseException as error:
             put(error)
@@ -66,18 +82,19 @@ def decoded_groups(
         thread.join()
 
 
-def _decode(items: list[ImageItem], batch_size: int, image_size: int, skip_ids: Container[int]) -> Group:
-    pixels = torch.zeros(batch_size, 3, image_size, image_size)
+def _decode(
+    items: list[ImageItem], pixels: np.ndarray, preprocess: Callable[[Image], Tensor], skip_ids: Container[int]
+) -> Group:
     rows, read, broken = [], [], []
     with nvtx_range("decode"):
         for row, item in enumerate(items):
             if item.image_id in skip_ids:
                 continue
             try:
-                pixels[row] = image_to_tensor(item.load(), image_size)
+                pixels[row] = preprocess(item.load()).numpy()
             except BrokenImageError as error:
                 broken.append(error)
                 continue
             rows.append(row)
             read.append(item)
-    return Group(pixels, rows, read, broken, len(items))
+    return Group(torch.from_numpy(pixels), rows, read, broken, len(items))

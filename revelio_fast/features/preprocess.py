@@ -58,7 +58,8 @@ def image_to_tensor(image: Image, size: int) -> Tensor:
         ``[3, size, size]`` float32 in [-1, 1].
     """
     pixels = np.asarray(resize_and_crop(to_rgb(image), size), dtype=np.float32)
-    return torch.from_numpy(pixels / 127.5 - 1.0).permute(2, 0, 1).contiguous()
+    # numpy throughout: torch would start a second team of OpenMP threads in the thread that decodes.
+    return torch.from_numpy(np.ascontiguousarray((pixels / 127.5 - 1.0).transpose(2, 0, 1)))
 
 
 def as_pixels(images: Sequence[Image] | Tensor, size: int) -> Tensor:

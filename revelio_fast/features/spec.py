@@ -30,7 +30,6 @@ class ModelSpec(NamedTuple):
 
     model: str
     layers: tuple[str, ...]
-    prompt: str
     image_size: int | None
     dtype: torch.dtype
     device: torch.device

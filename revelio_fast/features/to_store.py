@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from revelio_fast.features.extractor import FeatureExtractor, Key
+from revelio_fast.features.prompts import record, record_name
 from revelio_fast.features.skipped import FILE_NAME, write_skipped
 from revelio_fast.features.sources import ImageSource, open_source
 from revelio_fast.store import ActivationStore
@@ -29,7 +30,28 @@ def about_layer(extractor: FeatureExtractor, source: ImageSource, key: Key) -> d
         "source": source.name,
         "class_names": source.class_names,
         "skipped": f"../../{FILE_NAME}",
+        **({"prompts": f"../../{name}"} if (name := record_name(extractor.prompts)) else {}),
     }
+
+
+def image_prompts(
+    extractor: FeatureExtractor, source: ImageSource, out_dir: str | os.PathLike[str], on_error: str, progress: bool
+) -> dict[int, str]:
+    """The prompt of each image, recorded in ``out_dir`` unless all share one.
+
+    Raises
+    ------
+    SourceError
+        If an image has none, or another than when the extraction was begun.
+    """
+    texts = extractor.prompts.texts(source, cache_dir=out_dir, on_error=on_error, progress=progress)
+    name = record_name(extractor.prompts)
+    if name is not None:
+        path = Path(out_dir) / name
+        if not any(Path(out_dir).glob("*/*/manifest.json")):
+            path.unlink(missing_ok=True)
+        record(path, texts, source)
+    return texts
 
 
 def layer_folder(out_dir: str | os.PathLike[str], key: Key) -> Path:
@@ -92,6 +114,7 @@ def extract_to_store(
         for folder in folders.values():
             if (folder / "manifest.json").is_file():
                 shutil.rmtree(folder)
+    prompts = image_prompts(extractor, source, out_dir, on_error, progress)
     with ExitStack() as stack:
         writers = {
             key: stack.enter_context(
@@ -109,6 +132,7 @@ def extract_to_store(
             on_error=on_error,
             progress=progress,
             skip_ids=frozenset.intersection(*map(frozenset, done.values())),
+            prompts=prompts,
         ):
             for key, writer in writers.items():
                 new = torch.tensor([image_id not in done[key] for image_id in batch.image_ids.tolist()])
