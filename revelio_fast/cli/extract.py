@@ -25,6 +25,21 @@ def extract(
     timesteps: Annotated[str, typer.Option(help="Timesteps, comma-separated.")] = "25",
     maps: Annotated[bool, typer.Option("--maps", help="Keep full feature maps (for train-diffc).")] = False,
     prompt: Annotated[str, typer.Option(help="One prompt for all images.")] = "",
+    prompt_column: Annotated[str | None, typer.Option(help="Column of the source that holds prompts.")] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="CSV file with columns 'prompt' and 'image_id' or 'file'.")
+    ] = None,
+    prompt_from_clip: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A sentence around the class that this CLIP model predicts zero-shot."),
+    ] = None,
+    prompt_template: Annotated[
+        str | None,
+        typer.Option(
+            help="A sentence with {} for the class that CLIP predicts; without --prompt-from-clip for the TRUE class: "
+            "an oracle, the features know the label."
+        ),
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels; the model's own by default.")] = None,
     dtype: Annotated[Literal["float32", "bf16", "fp16"], typer.Option(help="Of the weights.")] = "float32",
     store_dtype: Annotated[
@@ -54,17 +69,21 @@ def extract(
     import torch
 
     from revelio_fast.features import FeatureExtractor, extract_maps, extract_to_store, open_source
+    from revelio_fast.features.prompts import choose_prompts
     from revelio_fast.pipeline import model_path
 
     wanted_layers, wanted_steps = comma_list(layers, "--layers"), number_list(timesteps, "--timesteps")
     images = open_source(
         source, split=split, image_column=image_column, label_column=label_column, limit=limit, root=root
     )
+    prompts = choose_prompts(
+        prompt, column=prompt_column, file=prompt_file, from_clip=prompt_from_clip, template=prompt_template
+    )
     extractor = FeatureExtractor.from_pretrained(
         model_path(model),
         wanted_layers,
         wanted_steps,
-        prompt,
+        prompts,
         image_size=image_size,
         dtype=dtype,
         seed=seed,
@@ -84,5 +103,8 @@ def extract(
         kept = getattr(torch, store_dtype or "float32")
         for key, store in extract_to_store(extractor, images, out, store_dtype=kept, **shared).items():
             typer.echo(f"{store.path}: {store.rows} features of width {store.d} ({key[0]}, t={key[1]})")
+    zero_shot = prompts.summary()
+    if zero_shot:
+        typer.echo(zero_shot)
     if extractor.skipped:
         typer.echo(f"{len(extractor.skipped)} broken images were skipped: see {out / 'skipped.csv'}")

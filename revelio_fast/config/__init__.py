@@ -4,6 +4,7 @@ from revelio_fast.config.errors import ConfigError
 from revelio_fast.config.sections import (
     BaselineSection,
     DiffCSection,
+    PromptSection,
     PuritySection,
     ReportSection,
     RunConfig,
@@ -16,6 +17,7 @@ __all__ = [
     "BaselineSection",
     "ConfigError",
     "DiffCSection",
+    "PromptSection",
     "PuritySection",
     "ReportSection",
     "RunConfig",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
 from revelio_fast.diffc import DiffCConfig
+from revelio_fast.features.prompts import choose_prompts
 from revelio_fast.ksae import KSAEConfig
 
 MINI_SD = "mini-sd"
@@ -130,6 +131,27 @@ class ReportSection(Section):
     sheet_images: int = Field(default=10, ge=1)
 
 
+class PromptSection(Section):
+    """Where prompts come from, if not one text for all; for pooled features and Diff-C's maps alike."""
+
+    column: str | None = Field(default=None, description="a column of the source, e.g. captions")
+    file: str | None = Field(default=None, description="CSV file with columns 'prompt' and 'image_id' or 'file'")
+    from_clip: str | None = Field(default=None, description="the class that this CLIP model predicts zero-shot")
+    clip_templates: tuple[str, ...] | None = Field(
+        default=None, description="sentences that ask CLIP, {} for the class"
+    )
+    clip_revision: str | None = None
+    template: str | None = Field(
+        default=None,
+        description="sentence with {} for CLIP's class; without from_clip for the TRUE class: an oracle",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> PromptSection:
+        choose_prompts(**self.model_dump())
+        return self
+
+
 class RunConfig(Section):
     """Everything a run is made from; see the sections."""
 
@@ -138,7 +160,8 @@ class RunConfig(Section):
     source: SourceSection
     layers: tuple[str, ...] = ("bottleneck", "up_ft0", "up_ft1", "up_ft2")
     timesteps: tuple[int, ...] = (25, 200)
-    prompt: str = ""
+    prompt: str = Field(default="", description="one text for all images; or see the section `prompts`")
+    prompts: PromptSection = PromptSection()
     seed: int = Field(default=0, ge=0, description="noise, weights, order, hold-out")
     noise_samples: int = Field(default=1, ge=1)
     dtype: Literal["float32", "bf16", "fp16"] = "float32"
@@ -161,6 +184,12 @@ class RunConfig(Section):
         if repeated:
             raise ValueError(f"{repeated[0]!r} is named twice")
         return value
+
+    @model_validator(mode="after")
+    def _one_kind_of_prompt(self) -> RunConfig:
+        if self.prompt and self.prompts != PromptSection():
+            raise ValueError("prompt is one text for all images, but the section `prompts` is given, too: keep one")
+        return self
 
     @model_validator(mode="after")
     def _selections(self) -> RunConfig:

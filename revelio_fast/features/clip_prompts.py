@@ -27,7 +27,7 @@ COLUMNS = ("image_id", "path", "label", "class_name", "prompt", "confidence")
 
 
 class Prediction(NamedTuple):
-    """The likeliest class of an image and its probability among all classes."""
+    """The likeliest class of an image and its probability among all classes, to six places."""
 
     label: int
     confidence: float
@@ -152,9 +152,7 @@ class _Clip:
     def __init__(self, model: str, revision: str | None, device: torch.device | str | None):
         kind = read_config(model, "config.json", revision).get("model_type")
         if kind != "clip":
-            raise ModelError(
-                f"{model} is a model of type {kind!r}, not a CLIP model such as openai/clip-vit-base-patch16."
-            )
+            raise ModelError(f"{model} is of type {kind!r}: give a CLIP model such as openai/clip-vit-large-patch14.")
         try:
             from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
         except ImportError as error:
@@ -211,7 +209,8 @@ class _Clip:
                     best = (scale * images @ classes.T).softmax(1).max(1)
                     rows = zip(group.items, group.rows, strict=True)
                     yield {
-                        item.image_id: Prediction(int(best.indices[row]), float(best.values[row])) for item, row in rows
+                        item.image_id: Prediction(int(best.indices[row]), round(float(best.values[row]), 6))
+                        for item, row in rows
                     }
                 bar.update(group.size)
 
@@ -260,6 +259,6 @@ def _append(
         rows.writerow(COLUMNS)
     for image_id, (label, confidence) in batch.items():
         where = source.item(image_id).path
-        rows.writerow([image_id, where, label, names[label], shown[label], f"{confidence:.9g}"])
+        rows.writerow([image_id, where, label, names[label], shown[label], confidence])
     with path.open("ab") as file:
         file.write(text.getvalue().encode())

@@ -316,7 +316,8 @@ class FeatureExtractor:
                 seen += group.size
                 if group.rows:
                     ids = [item.image_id for item in group.items]
-                    upcoming = (prompts[i] for i in order[seen:] if i not in skip_ids and i in prompts)
+                    later = (order[p] for p in range(seen, len(order)))
+                    upcoming = (prompts[i] for i in later if i not in skip_ids and i in prompts)
                     texts = [prompts[i] for i in ids]
                     features = self._features(group.pixels, ids, group.rows, texts, upcoming, pool)
                     labels = torch.tensor([item.label for item in group.items])

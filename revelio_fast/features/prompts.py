@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
-import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from revelio_fast.atomic import atomic_write_bytes
 from revelio_fast.features.clip_prompts import ZeroShot, default_templates, in_sentence, readable, zero_shot
 from revelio_fast.features.sources import ImageSource, SourceError
 from revelio_fast.features.spec import ModelError
@@ -43,6 +39,10 @@ class Prompts(ABC):
         SourceError
             If an image has no prompt; names it. With ``on_error="skip"`` images that cannot be read may lack one.
         """
+
+    def summary(self) -> str | None:
+        """What was found out about the latest source on the way, as a sentence; None if nothing."""
+        return None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.about()!r})"
@@ -202,6 +202,11 @@ class FromClip(Prompts):
             "prompt": self.prompt,
         }
 
+    def summary(self) -> str | None:
+        if self.result is None or self.result.accuracy is None:
+            return None
+        return f"CLIP {self.model}: zero-shot accuracy {self.result.accuracy:.2%} of {self.result.labelled} images"
+
     def texts(
         self,
         source: ImageSource,
@@ -237,35 +242,37 @@ def as_prompts(prompt: str | Prompts) -> Prompts:
     return Fixed(prompt)
 
 
-def record_name(prompts: Prompts) -> str | None:
-    """The file in an extraction's folder that holds each image's prompt; None for one text that all share."""
-    if isinstance(prompts, Fixed):
-        return None
-    digest = hashlib.sha256(json.dumps(prompts.about(), sort_keys=True).encode()).hexdigest()
-    return f"prompts-{digest[:8]}.csv"
-
-
-def record(path: Path, texts: Mapping[int, str], source: ImageSource) -> None:
-    """Write each image's prompt beside the stores, ``image_id,path,prompt``; adds to what is there.
+def choose_prompts(
+    text: str = "",
+    *,
+    column: str | None = None,
+    file: str | os.PathLike[str] | None = None,
+    from_clip: str | os.PathLike[str] | None = None,
+    template: str | None = None,
+    clip_templates: Sequence[str] | None = None,
+    clip_revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Prompts:
+    """The prompts that a command or a configuration asks for; `template` without `from_clip` is a `ClassTemplate`.
 
     Raises
     ------
     SourceError
-        If an image had another prompt when the extraction was begun.
+        If more than one kind is asked for.
     """
-    known: dict[int, tuple[str, str]] = {}
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            known = {int(row["image_id"]): (row["path"], row["prompt"]) for row in csv.DictReader(file)}
-    for image_id, text in texts.items():
-        if image_id in known and known[image_id][1] != text:
-            raise SourceError(
-                f"The prompt of image {image_id} was {known[image_id][1]!r} when the features in {path.parent} were "
-                f"begun ({path.name}), now {text!r}: choose another folder, or delete this one."
-            )
-        known[image_id] = (source.item(image_id).path, text)
-    out = io.StringIO(newline="")
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["image_id", "path", "prompt"])
-    rows.writerows([image_id, *known[image_id]] for image_id in sorted(known))
-    atomic_write_bytes(path, out.getvalue().encode())
+    kinds = {
+        "a text": text or None,
+        "a column": column,
+        "a file": file,
+        "a template or CLIP": from_clip if from_clip is not None else template,
+    }
+    asked = [name for name, value in kinds.items() if value is not None]
+    if len(asked) > 1:
+        raise SourceError(f"Prompts come from one place only, but {' and '.join(asked)} were given: choose one.")
+    if column is not None:
+        return Column(column)
+    if file is not None:
+        return File(file)
+    if from_clip is not None:
+        return FromClip(from_clip, clip_templates, template, revision=clip_revision, cache_dir=cache_dir)
+    return Fixed(text) if template is None else ClassTemplate(template)

@@ -22,8 +22,9 @@ from revelio_fast.features import (
     extract_maps,
     extract_to_store,
 )
+from revelio_fast.features.prompts import choose_prompts
 from revelio_fast.features.to_store import layer_folder
-from revelio_fast.pipeline.inputs import Images, model_key, model_path
+from revelio_fast.pipeline.inputs import Images, model_key, model_path, prompts_key
 from revelio_fast.pipeline.stages import Stage, Stages
 from revelio_fast.store import ActivationStore
 
@@ -49,6 +50,9 @@ class Extraction:
         self.images = images
         self.stages = stages
         self.progress = progress
+        self.prompts = choose_prompts(
+            config.prompt, **config.prompts.model_dump(), cache_dir=stages.root / "features" / "clip"
+        )
         self._model = model_key(config.model, config.revision)
 
     def pooled(self, which: str) -> dict[str, Stage]:
@@ -93,7 +97,7 @@ class Extraction:
             "kind": kind,
             "layers": list(layers),
             "timesteps": list(timesteps),
-            "prompt": config.prompt,
+            "prompt": prompts_key(config),
             "seed": config.seed,
             "noise_samples": config.noise_samples,
             "image_size": config.source.image_size,
@@ -117,7 +121,11 @@ class Extraction:
                 on_error=config.source.on_error,
                 progress=self.progress,
             )
-            return {"skipped": _skipped(folder), "rows": len(written[loaded[0].keys[0]])}
+            return {
+                "skipped": _skipped(folder),
+                "rows": len(written[loaded[0].keys[0]]),
+                "prompts": self.prompts.summary(),
+            }
 
         found = {}
         for half, source in self._halves():
@@ -136,7 +144,7 @@ class Extraction:
             model_path(config.model),
             list(layers),
             list(timesteps),
-            config.prompt,
+            self.prompts,
             image_size=config.source.image_size,
             dtype=config.dtype,
             seed=config.seed,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from revelio_fast.config import RunConfig, SourceSection
+from revelio_fast.config import PromptSection, RunConfig, SourceSection
 from revelio_fast.config.sections import MINI_SD
 from revelio_fast.features import ImageSource, open_source
 from revelio_fast.features.sources.paper import local_copy, paper_name
@@ -64,6 +64,19 @@ def model_key(model: str, revision: str | None) -> dict[str, Any]:
         digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
         _add_file(digest, path)
     return {"model": MINI_SD if model == MINI_SD else folder.name, "files": digest.hexdigest()}
+
+
+def prompts_key(config: RunConfig) -> Any:
+    """What identifies the prompts: the text that all share, or the section and the contents of what it names."""
+    section = config.prompts
+    if section == PromptSection():
+        return config.prompt
+    named: dict[str, Any] = section.model_dump(exclude_none=True)
+    if section.file is not None:
+        named["file"] = hashlib.sha256(Path(section.file).expanduser().read_bytes()).hexdigest()
+    if section.from_clip is not None:
+        named["from_clip"] = model_key(section.from_clip, section.clip_revision)
+    return named
 
 
 def open_images(config: RunConfig) -> Images:

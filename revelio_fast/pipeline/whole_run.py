@@ -166,7 +166,7 @@ def _summary(
         model=config.model,
         dataset=images.train.name,
         n_images=len(images.train),
-        prompt=config.prompt,
+        prompt=_prompt_words(config),
         class_names=images.class_names if images.labelled else [],
         labels=images.train.labels,
         layers=layers,
@@ -177,6 +177,11 @@ def _summary(
         seconds=_phases(stages, seconds),
         notes=_notes(config, images, measured, stages),
     )
+
+
+def _prompt_words(config: RunConfig) -> str:
+    named = config.prompts.model_dump(exclude_none=True)
+    return ", ".join(f"{key}: {value}" for key, value in named.items()) or config.prompt
 
 
 def _phases(stages: Stages, seconds: float) -> dict[str, float]:
@@ -201,6 +206,13 @@ def _notes(config: RunConfig, images: Images, measured: list[Measured], stages: 
             "(the paper: 1024, 30)."
         )
     notes += images.notes
+    if config.prompts.template is not None and config.prompts.from_clip is None:
+        notes.append(
+            "The prompts name each image's true class: an oracle. Accuracies and purities of these features say what "
+            "the network does with the label, not what it sees."
+        )
+    found = [(stage.name, stage.output["prompts"]) for stage in stages.finished if stage.output.get("prompts")]
+    notes += dict.fromkeys(f"Prompts of {name.split(':')[0]}: {words}." for name, words in found)
     skipped: dict[str, Any] = {}
     for stage in stages.finished:
         skipped |= dict.fromkeys(stage.output.get("skipped", []))

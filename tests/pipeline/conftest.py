@@ -10,11 +10,17 @@ import torch
 from PIL import Image
 
 from examples.make_random_model import save_random_model
+from tests.features.conftest import save_tiny_clip
 
 
 @pytest.fixture(scope="session")
 def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_random_model("sd15", tmp_path_factory.mktemp("pipeline") / "sd", "tiny", torch.float32)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_clip(tmp_path_factory.mktemp("clip") / "clip")
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,27 @@ def test_step_by_step(extracted: Path, pictures: Path, tmp_path: Path) -> None:
     assert (tmp_path / "diffc" / "confusion.csv").is_file()
 
 
+def test_prompts_of_an_extraction(tiny_sd: Path, tiny_clip: Path, pictures: Path, tmp_path: Path) -> None:
+    shared = [pictures, "--model", tiny_sd, "--layers", "bottleneck", "-q", "--limit", 6]
+    asked = ["--prompt-from-clip", tiny_clip, "--prompt-template", "my {}"]
+    shown = works("extract", *shared, "--out", tmp_path / "clip", *asked)
+    assert re.search(r"zero-shot accuracy \d+\.\d\d% of 6 images", shown)
+    about = ActivationStore.open(tmp_path / "clip" / "bottleneck" / "t25").about["prompt"]
+    assert (about["mode"], about["model"], about["prompt"]) == ("from_clip", str(tiny_clip), "my {}")
+    works("extract", *shared, "--out", tmp_path / "true", "--prompt-template", "a {} picture")
+    (record,) = (tmp_path / "true").glob("prompts-*.csv")
+    assert [line.rsplit(",")[-1] for line in record.read_text().splitlines()[1:]] == [
+        f"a {name} picture" for name in ["dark"] * 3 + ["light"] * 3
+    ]
+    told = tmp_path / "told.csv"
+    told.write_text("image_id,prompt\n" + "".join(f"{i},text {i}\n" for i in range(40)))
+    shown = works("extract", *shared, "--out", tmp_path / "file", "--prompt-file", told, "--maps")
+    assert "6 maps" in shown and "zero-shot" not in shown
+    shown = fails("extract", *shared, "--out", tmp_path / "x", "--prompt-file", told, "--prompt", "a cat")
+    assert "Prompts come from one place only, but a text and a file were given" in shown
+    assert "it has no columns" in fails("extract", *shared, "--out", tmp_path / "x", "--prompt-column", "caption")
+
+
 def test_run_and_overrides(settings: str, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(settings)

@@ -89,6 +89,20 @@ def test_overrides() -> None:
         assert words in str(caught.value), caught.value
 
 
+def test_prompts_come_from_one_place() -> None:
+    config = parse_config(LEAST + "prompts: {from_clip: some/clip, template: 'a {}', clip_templates: ['my {}']}\n")
+    assert (config.prompts.from_clip, config.prompts.clip_templates) == ("some/clip", ("my {}",))
+    for text, words in (
+        ("prompts: {column: a, file: b.csv}", "prompts: Prompts come from one place only, but a column and a file"),
+        ("prompts: {template: a cat}", "prompts: The sentence 'a cat' has no place for the class"),
+        ("prompts: {colum: a}", "prompts.colum is not a setting: did you mean 'column'"),
+        ("prompts: {column: a}\nprompt: b", "prompt is one text for all images, but the section `prompts` is given"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse_config(LEAST + text + "\n", "c.yaml")
+        assert f"c.yaml, line {2 + text.count(chr(10))}: {words}" in str(caught.value), caught.value
+
+
 def test_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="There is no file"):
         load_config(tmp_path / "none.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -76,6 +77,43 @@ def test_changed_settings_redo_only_what_depends_on_them(settings: str) -> None:
     back = run(parse_config(settings), progress=False)
     assert all(stage.skipped for stage in back.stages)
     assert [s.key for s in back.stages] == [s.key for s in first.stages]
+
+
+def test_prompts_of_a_run(settings: str, tiny_clip: Path, tmp_path: Path) -> None:
+    quick = [
+        "baselines={random_weights: false, raw_pixels: false, vae_latents: false}",
+        "diffc.epochs=1",
+        "sae.steps=2",
+    ]
+    asked = parse_config(settings, overrides=[*quick, f"prompts={{from_clip: {tiny_clip}, template: 'a {{}}'}}"])
+    result = run(asked, progress=False)
+    said = r"Prompts of extract (\w+ \(model, \w+\)).*zero-shot accuracy .*% of (\d+) images"
+    shown = re.findall(said, "\n".join(result.summary.notes))
+    # Pooled features for the k-SAE and maps for Diff-C alike, of both halves; CLIP looked at each image once.
+    assert shown == [
+        ("features (model, train)", "30"),
+        ("features (model, test)", "10"),
+        ("maps (model, train)", "30"),
+        ("maps (model, test)", "10"),
+    ]
+    (kept,) = (tmp_path / "run" / "features" / "clip").iterdir()
+    assert len(kept.read_text().splitlines()) == 1 + 40
+    assert len(list((tmp_path / "run").glob("*/*/prompts-*.csv"))) == 4
+    assert f"from_clip: {tiny_clip}" in result.report.read_text()
+    assert all(stage.skipped for stage in run(asked, progress=False).stages)
+
+    oracle = parse_config(settings, overrides=[*quick, "prompts={template: 'a {}'}", "diffc.enabled=false"])
+    result = run(oracle, progress=False)
+    assert not any(stage.skipped for stage in result.stages)
+    assert any("true class: an oracle" in note for note in result.summary.notes)
+
+    told = tmp_path / "told.csv"
+    told.write_text("image_id,prompt\n" + "".join(f"{i},text {i}\n" for i in range(40)))
+    given = parse_config(settings, overrides=[*quick, f"prompts={{file: {told}}}", "diffc.enabled=false"])
+    run(given, progress=False)
+    assert all(stage.skipped for stage in run(given, progress=False).stages)
+    told.write_text(told.read_text().replace("text 3\n", "text three\n"))
+    assert not any(stage.skipped for stage in run(given, progress=False).stages)
 
 
 def test_another_picture_or_model_is_noticed(settings: str, pictures: Path, tiny_sd: Path, tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""The list of each image's prompt, as a CSV file beside the stores that were made with them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from revelio_fast.atomic import atomic_write_bytes
+from revelio_fast.features.prompts import Fixed, Prompts
+from revelio_fast.features.sources import ImageSource, SourceError
+
+
+def record_name(prompts: Prompts) -> str | None:
+    """The file in an extraction's folder that holds each image's prompt; None for one text that all share."""
+    if isinstance(prompts, Fixed):
+        return None
+    digest = hashlib.sha256(json.dumps(prompts.about(), sort_keys=True).encode()).hexdigest()
+    return f"prompts-{digest[:8]}.csv"
+
+
+def record(path: Path, texts: Mapping[int, str], source: ImageSource) -> None:
+    """Write each image's prompt beside the stores, ``image_id,path,prompt``; adds to what is there.
+
+    Raises
+    ------
+    SourceError
+        If an image had another prompt when the extraction was begun.
+    """
+    known: dict[int, tuple[str, str]] = {}
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            known = {int(row["image_id"]): (row["path"], row["prompt"]) for row in csv.DictReader(file)}
+    for image_id, text in texts.items():
+        if image_id in known and known[image_id][1] != text:
+            raise SourceError(
+                f"The prompt of image {image_id} was {known[image_id][1]!r} when the features in {path.parent} were "
+                f"begun ({path.name}), now {text!r}: choose another folder, or delete this one."
+            )
+        known[image_id] = (source.item(image_id).path, text)
+    out = io.StringIO(newline="")
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(["image_id", "path", "prompt"])
+    rows.writerows([image_id, *known[image_id]] for image_id in sorted(known))
+    atomic_write_bytes(path, out.getvalue().encode())
