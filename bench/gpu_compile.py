@@ -59,7 +59,7 @@ def triton_rows(capability: int) -> list[dict[str, Any]]:
     return [
         {"kernel": case["name"], "source": "triton", **compile_case(case, capability)}
         for module in _triton_modules()
-        for case in getattr(module, "aot_cases", lambda capability: [])(capability)
+        for case in _cases(module, capability)
     ]
 
 
@@ -152,25 +152,25 @@ def _row(key: tuple[int, str], usage: dict[str, int], count: collections.Counter
 
 
 def uncovered() -> list[str]:
-    """Triton kernels that no case compiles, neither as a kernel nor as a function that a kernel calls."""
+    """Triton functions that no case compiles, neither as a kernel nor as part of one."""
     from triton.runtime.jit import JITFunction
 
-    missing = []
-    for module in _triton_modules():
-        functions = {name: value for name, value in vars(module).items() if isinstance(value, JITFunction)}
-        compiled = {case["kernel"] for case in getattr(module, "aot_cases", lambda capability: [])(90)}
-        called = {
-            name
-            for name in functions
-            for other in functions.values()
-            if re.search(rf"\b{name}\(", other.src.split(":", 1)[1])
-        }
-        missing += [
-            f"{module.__name__}.{name}"
-            for name, function in functions.items()
-            if function.fn.__module__ == module.__name__ and function not in compiled and name not in called
-        ]
-    return missing
+    modules = _triton_modules()
+    everything = [f for module in modules for f in vars(module).values() if isinstance(f, JITFunction)]
+    functions = {f.__name__: f for f in everything if f.fn.__module__.startswith("revelio_fast.")}
+    compiled = {case["kernel"].__name__ for module in modules for case in _cases(module, CAPABILITIES[0])}
+    while True:
+        bodies = "".join(functions[name].src for name in compiled)
+        called = {name for name in functions if re.search(rf"(?<!def )\b{name}\(", bodies)}
+        if called <= compiled:
+            return sorted(set(functions) - compiled)
+        compiled |= called
+
+
+def _cases(module: Any, capability: int) -> list[dict[str, Any]]:
+    """The cases of the module that defines the function: other modules may have imported it."""
+    cases = vars(module).get("aot_cases")
+    return cases(capability) if cases and cases.__module__ == module.__name__ else []
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -8,13 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 from revelio_fast.ops import checks
+from revelio_fast.ops.triton.decode_plan import SLOTS, tile, traffic, warps
 from revelio_fast.ops.triton.native import unavailable
 
-__all__ = ["aot_cases", "sparse_decode", "unavailable"]
-
-# Gathered rows whose loads do not wait for each other. The compiler overlaps at least 3, of 16 bytes a thread; with 21
-# programs of 64 threads on an SM 64 KB are under way, where an H100's memory needs about 20 KB to be kept busy.
-SLOTS = 8
+__all__ = ["aot_cases", "sparse_decode", "traffic", "unavailable"]
 
 
 def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_pre: Tensor) -> Tensor:
@@ -38,17 +35,6 @@ def bag(values: Tensor, indices: Tensor, W_dec: Tensor, b_pre: Tensor, x: Tensor
                 COLUMNS=columns, SLOTS=SLOTS, RESIDUAL=x is not None, num_warps=warps(columns),
             )  # fmt: skip
     return out, squares
-
-
-def tile(d: int) -> int:
-    """Columns of a program: the power of two from 32 to 256 that leaves the fewest lanes idle, the larger of equals."""
-    widths = [w for w in (256, 128, 64, 32) if w >= 128 or w >= d]
-    return min(widths, key=lambda w: -(-d // w) * w)
-
-
-def warps(columns: int) -> int:
-    """A thread owns 4 columns, one load of 16 bytes."""
-    return max(1, columns // 128)
 
 
 # Programs of one tile of columns run together, over all rows: what they gather, n x COLUMNS floats, comes nearer to
