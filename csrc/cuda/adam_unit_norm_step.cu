@@ -29,10 +29,10 @@ struct Moments {
     float m, v;
 };
 
-// torch.optim.Adam, operation by operation: lerp, mul, addcmul, sqrt, div, add, addcdiv.
+// torch.optim.Adam, operation by operation (lerp, mul, addcmul, sqrt, div, add, addcdiv), fused where torch's are.
 __device__ inline float adam(float w, Moments &moments, float g, const AdamConstants &c) {
     moments.m = fmaf(c.one_minus_beta1, g - moments.m, moments.m);
-    moments.v = c.one_minus_beta2 * g * g + moments.v * c.beta2;
+    moments.v = fmaf(c.one_minus_beta2 * g, g, moments.v * c.beta2);
     return w - c.step_size * moments.m / (sqrtf(moments.v) / c.root_of_correction2 + c.eps);
 }
 

@@ -8,6 +8,7 @@
 #include "cuda_runtime.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <memory>
 #include <stdexcept>
@@ -69,7 +70,7 @@ struct Fiber {
     unsigned mask = 0;
     int source = 0;
     uint64_t value = 0;
-    std::vector<std::pair<size_t, uint32_t>> unseen;  // words of shared memory that only this thread sees yet
+    std::vector<std::pair<uint32_t *, uint32_t>> unseen;  // words of shared memory that only this thread sees yet
 };
 
 std::vector<Fiber> fibers;  // kept from launch to launch
@@ -88,32 +89,45 @@ uint64_t draw(uint64_t below) {
     return (random_state >> 16) % below;
 }
 
-// Shared memory word by word: first the static arrays (red zones that AddressSanitizer puts between them are copied
-// like the rest), then what the launch asked for.
+// Red zones that AddressSanitizer puts between the arrays are written over like the rest.
 __attribute__((no_sanitize_address)) void fill_shared() {
     for (uint32_t *word = __start_shim_shared; word < __stop_shim_shared; ++word) *word = ~0u;
     std::memset(revelio::cuda::row_memory, 255, sizeof(revelio::cuda::row_memory));
 }
 
-uint32_t *shared_word(size_t i) {
+// Shared memory of the launch as words: the static arrays, then what it asked for. Not for use under AddressSanitizer.
+struct Words {
+    uint32_t *live, *visible;
+    size_t count;
+};
+
+std::array<Words, 2> shared_words() {
     const size_t arrays = __stop_shim_shared - __start_shim_shared;
-    return i < arrays ? __start_shim_shared + i : reinterpret_cast<uint32_t *>(revelio::cuda::row_memory) + i - arrays;
+    return {
+        {{__start_shim_shared, visible.data(), arrays},
+         {reinterpret_cast<uint32_t *>(revelio::cuda::row_memory), visible.data() + arrays, visible.size() - arrays}}};
 }
 
-__attribute__((no_sanitize_address)) void show_shared(const Fiber &fiber) {
-    for (size_t i = 0; i < visible.size(); ++i) *shared_word(i) = visible[i];
-    for (const auto &store : fiber.unseen) *shared_word(store.first) = store.second;
+void show_shared(const Fiber &fiber) {
+    for (const Words &words : shared_words()) std::memcpy(words.live, words.visible, words.count * sizeof(uint32_t));
+    for (const auto &store : fiber.unseen) *store.first = store.second;
 }
 
-__attribute__((no_sanitize_address)) void keep_stores(Fiber &fiber, bool publish) {
+void keep_stores(Fiber &fiber, bool publish) {
+    constexpr size_t STRETCH = 64;  // compared at once, since most of it is equal
     fiber.unseen.clear();
-    for (size_t i = 0; i < visible.size(); ++i) {
-        const uint32_t word = *shared_word(i);
-        if (word == visible[i]) continue;
-        if (publish)
-            visible[i] = word;
-        else
-            fiber.unseen.emplace_back(i, word);
+    for (const Words &words : shared_words()) {
+        for (size_t start = 0; start < words.count; start += STRETCH) {
+            const size_t end = std::min(start + STRETCH, words.count);
+            if (!std::memcmp(words.live + start, words.visible + start, (end - start) * sizeof(uint32_t))) continue;
+            for (size_t i = start; i < end; ++i) {
+                if (words.live[i] == words.visible[i]) continue;
+                if (publish)
+                    words.visible[i] = words.live[i];
+                else
+                    fiber.unseen.emplace_back(words.live + i, words.live[i]);
+            }
+        }
     }
 }
 
