@@ -107,7 +107,9 @@ T __shfl_up_sync(unsigned mask, T value, unsigned step) {
     return shim::shuffle(mask, value, source < 0 ? shim::lane() : source);
 }
 
-inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t min(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
 inline int __popc(unsigned bits) {
     return __builtin_popcount(bits);
 }
