@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from revelio_fast.features.extractor import FeatureExtractor, Key
+from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor, Key
 from revelio_fast.features.map_writer import (
     DTYPES,
     KIND,
@@ -23,9 +24,11 @@ from revelio_fast.features.map_writer import (
     MapStoreError,
     MapWriter,
 )
+from revelio_fast.features.ranges import nvtx_range
 from revelio_fast.features.skipped import write_skipped
 from revelio_fast.features.sources import ImageSource, open_source
 from revelio_fast.features.to_store import about_layer, image_prompts, layer_folder
+from revelio_fast.store import Background
 
 __all__ = ["MapStore", "MapStoreError", "extract_maps"]
 
@@ -119,6 +122,15 @@ def extract_maps(
             for key, folder in folders.items()
         }
         done = {key: writer.done_ids for key, writer in writers.items()}
+
+        def save(batch: FeatureBatch) -> None:
+            with nvtx_range("store"):
+                for key, writer in writers.items():
+                    new = torch.tensor([image_id not in done[key] for image_id in batch.image_ids.tolist()])
+                    writer.append(batch.features[key].cpu()[new], batch.image_ids[new], batch.labels[new])
+
+        # Entered last, so left first: no call is running when the writers close.
+        writing = stack.enter_context(Background("revelio-write"))
         for batch in extractor.stream(
             source,
             batch_size=batch_size,
@@ -128,9 +140,7 @@ def extract_maps(
             skip_ids=frozenset.intersection(*map(frozenset, done.values())),
             prompts=prompts,
         ):
-            for key, writer in writers.items():
-                new = torch.tensor([image_id not in done[key] for image_id in batch.image_ids.tolist()])
-                writer.append(batch.features[key][new.to(extractor.device)], batch.image_ids[new], batch.labels[new])
+            writing.submit(functools.partial(save, batch))
         write_skipped(Path(out_dir), extractor.skipped)
     return {key: MapStore.open(folder) for key, folder in folders.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import time
@@ -11,13 +12,15 @@ from typing import Any
 
 import torch
 
-from revelio_fast.features.extractor import FeatureExtractor, Key
+from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor, Key
 from revelio_fast.features.prompt_record import record, record_name
+from revelio_fast.features.ranges import nvtx_range
 from revelio_fast.features.skipped import FILE_NAME, write_skipped
 from revelio_fast.features.sources import ImageSource, open_source
-from revelio_fast.store import ActivationStore
+from revelio_fast.store import ActivationStore, Background
 
 FLUSH_SECONDS = 60.0
+SHARD_ROWS = 2048
 
 
 def about_layer(extractor: FeatureExtractor, source: ImageSource, key: Key) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def extract_to_store(
     *,
     batch_size: int = 8,
     store_dtype: torch.dtype = torch.float32,
-    shard_rows: int = 1024,
+    shard_rows: int = SHARD_ROWS,
     on_error: str = "stop",
     progress: bool = True,
     resume: bool = True,
@@ -75,6 +78,7 @@ def extract_to_store(
 
     What is on disk is kept: after a crash or a kill the same call continues, and the finished files are identical
     to those of an undisturbed run with the same `batch_size`. Rows not yet in a full shard are saved once a minute.
+    A thread of its own writes while the next images are computed.
 
     Parameters
     ----------
@@ -126,6 +130,20 @@ def extract_to_store(
         }
         done = {key: writer.done_ids for key, writer in writers.items()}
         saved = time.monotonic()
+
+        def save(batch: FeatureBatch) -> None:
+            nonlocal saved
+            with nvtx_range("store"):
+                for key, writer in writers.items():
+                    new = torch.tensor([image_id not in done[key] for image_id in batch.image_ids.tolist()])
+                    writer.append(batch.features[key].cpu()[new], batch.image_ids[new], batch.labels[new])
+                if time.monotonic() - saved > FLUSH_SECONDS:
+                    for writer in writers.values():
+                        writer.flush()
+                    saved = time.monotonic()
+
+        # Entered last, so left first: no call is running when the writers close.
+        writing = stack.enter_context(Background("revelio-write"))
         for batch in extractor.stream(
             source,
             batch_size=batch_size,
@@ -134,12 +152,6 @@ def extract_to_store(
             skip_ids=frozenset.intersection(*map(frozenset, done.values())),
             prompts=prompts,
         ):
-            for key, writer in writers.items():
-                new = torch.tensor([image_id not in done[key] for image_id in batch.image_ids.tolist()])
-                writer.append(batch.features[key][new.to(extractor.device)], batch.image_ids[new], batch.labels[new])
-            if time.monotonic() - saved > FLUSH_SECONDS:
-                for writer in writers.values():
-                    writer.flush()
-                saved = time.monotonic()
+            writing.submit(functools.partial(save, batch))
         write_skipped(Path(out_dir), extractor.skipped)
     return {key: ActivationStore.open(folder) for key, folder in folders.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -24,12 +25,21 @@ def write_shard(folder: Path, name: str, features: Tensor, image_ids: Tensor, la
     features : Tensor
         ``[rows, d]`` in the stored dtype.
     image_ids, labels : Tensor
-        ``[rows]`` int64.
+        ``[rows]`` int64; stored in the smallest type that holds them.
     """
-    tensors = dict(zip(TENSORS, (features, image_ids, labels), strict=True))
+    tensors = dict(zip(TENSORS, (features, _narrow(image_ids), _narrow(labels)), strict=True))
     data = save({key: value.contiguous() for key, value in tensors.items()})
     atomic_write_bytes(folder / name, data)
     return Shard(name, features.shape[0], len(data), hashlib.sha256(data).hexdigest())
+
+
+def _narrow(values: Tensor) -> Tensor:
+    """The same integers in the smallest type that holds them; as int64, ids and labels would add 2.5 % to d = 320."""
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    for dtype in (torch.int8, torch.int16, torch.int32):
+        if torch.iinfo(dtype).min <= low and high <= torch.iinfo(dtype).max:
+            return values.to(dtype)
+    return values
 
 
 def check_size(folder: Path, shard: Shard) -> None:
@@ -73,4 +83,6 @@ def map_shard(folder: Path, shard: Shard, manifest: Manifest) -> tuple[Tensor, T
         raise StoreError(f"The shard {path} holds {features.dtype}, the manifest says {manifest.dtype}. {_FIX}")
     if not image_ids.shape == labels.shape == (shard.rows,):
         raise StoreError(f"The shard {path} does not hold one image id and one label for each row. {_FIX}")
-    return features, image_ids, labels
+    if image_ids.is_floating_point() or labels.is_floating_point():
+        raise StoreError(f"The shard {path} holds image ids or labels that are no integers. {_FIX}")
+    return features, image_ids.to(torch.int64), labels.to(torch.int64)

@@ -1,12 +1,14 @@
-"""SIGKILL in the middle of an extraction: the rerun's files are those of an undisturbed run, byte for byte."""
+"""A kill, Ctrl-C or full disk in the middle of an extraction: the rerun's files are those of an undisturbed run."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from revelio_fast.features import open_source
+from revelio_fast.store import ActivationStore
 from tests.features import killed_extraction
 from tests.features.conftest import picture
 
@@ -31,8 +34,10 @@ def rows_on_disk(out: Path, what: str) -> int:
     return sum(m["shape"][0] if what == "maps" else m["rows"] for m in read)
 
 
-@pytest.mark.parametrize("what", ["stores", "maps"])
-def test_resume_after_sigkill_is_bit_identical(tiny_sd: Path, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "how"), [("stores", signal.SIGKILL), ("maps", signal.SIGKILL), ("stores", signal.SIGINT)]
+)
+def test_resume_is_bit_identical(tiny_sd: Path, tmp_path: Path, what: str, how: signal.Signals) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in range(PICTURES):
@@ -49,8 +54,16 @@ def test_resume_after_sigkill_is_bit_identical(tiny_sd: Path, tmp_path: Path, wh
     while process.poll() is None and rows_on_disk(out, what) < 20 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(how)
+    _, said = process.communicate()
+    if how == signal.SIGINT:
+        assert b"KeyboardInterrupt" in said
+        # All that was computed is saved: the stores agree to the row, and are whole.
+        stores = [ActivationStore.open(path.parent, allow_incomplete=True) for path in out.glob("*/*/manifest.json")]
+        assert len(stores) == 4 and len({tuple(store.image_ids.tolist()) for store in stores}) == 1
+        assert not any(store.complete for store in stores)
+        for store in stores:
+            store.verify()
     assert 20 <= rows_on_disk(out, what) < 4 * PICTURES
     survivors = {name: data for name, data in contents(out).items() if Path(name).name.startswith("shard-")}
 
@@ -63,6 +76,35 @@ def test_resume_after_sigkill_is_bit_identical(tiny_sd: Path, tmp_path: Path, wh
         assert found[name] == data, f"{name} differs"
     for name, data in survivors.items():
         assert found[name] == data, f"{name} was written again"
+
+
+@pytest.mark.parametrize("what", ["stores", "maps"])
+def test_an_error_of_the_writing_thread_is_the_error_of_the_extraction(
+    tiny_sd: Path, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    from revelio_fast.features.map_writer import MapWriter
+    from revelio_fast.store import writer
+
+    kind = writer.StoreWriter if what == "stores" else MapWriter
+    real, calls = kind.append, []
+
+    def full(self: object, *rows: object) -> None:
+        assert threading.current_thread().name == "revelio-write"
+        calls.append(self)
+        if len(calls) > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, *rows)
+
+    monkeypatch.setattr(kind, "append", full)
+    source = open_source(class_folder)
+    with pytest.raises(OSError, match="No space left on device"):
+        killed_extraction.run(what, tiny_sd, source, tmp_path / "full")
+    # Four stores: one batch of three images in each, and half of the next. What was appended is safe.
+    assert len(calls) == 7 and rows_on_disk(tmp_path / "full", what) == 6 * 3
+    monkeypatch.undo()
+    killed_extraction.run(what, tiny_sd, source, tmp_path / "full")
+    killed_extraction.run(what, tiny_sd, source, tmp_path / "undisturbed")
+    assert contents(tmp_path / "full") == contents(tmp_path / "undisturbed")
 
 
 def test_a_second_run_computes_nothing(tiny_sd: Path, class_folder: Path, tmp_path: Path) -> None:
