@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from revelio_fast.features.families import OUTPUT, Conditioning, LayerCost, ModelFamily, read_config
 from revelio_fast.features.latents import Pixels, VaeLatents, as_input, to_device
@@ -97,7 +96,6 @@ class Denoiser(ModelFamily):
         network = self._random_network() if spec.random_weights else self._trained_network()
         paths = {name: self._path(name) for name in spec.layers}
         self.layout.truncate(network, list(paths.values()))
-        gc.collect()
         self.network = to_device(network, spec.device, spec.dtype)
         self._taps = Taps(self.network, paths, self._fold)
         if spec.compile:
@@ -113,7 +111,7 @@ class Denoiser(ModelFamily):
         """The same network with fresh weights (PyTorch's initialisation), the baseline of what training learned."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._spec.seed)
-            return self._class().from_config(self._config).to(self._spec.dtype)
+            return nn.Module.to(self._class().from_config(self._config), self._spec.dtype)
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self._space.encode(pixels)
@@ -169,9 +167,7 @@ class Denoiser(ModelFamily):
             self._bones = Skeleton(
                 lambda: self._class().from_config(self._config),
                 self.layout,
-                lambda network: network(
-                    **self._inputs(torch.empty(1, *self.latent_shape), torch.zeros(1), self._blank())
-                ),
+                lambda: self._inputs(torch.empty(1, *self.latent_shape), torch.zeros(1), self._blank()),
                 self._fold,
             )
         return self._bones

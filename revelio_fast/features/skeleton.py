@@ -46,26 +46,28 @@ class Skeleton:
     make : callable
         Builds the network; called under the meta device.
     layout : Layout
-    run : callable
-        ``run(network)``: a forward of one image; called under the meta device.
+    inputs : callable
+        The keyword arguments of a forward of one image; called under the meta device.
     fold : callable
         From a layer's output to a feature map.
     """
 
-    def __init__(self, make: Callable[[], Any], layout: Layout, run: Callable[[Any], object], fold: Fold):
+    def __init__(self, make: Callable[[], Any], layout: Layout, inputs: Callable[[], dict[str, Any]], fold: Fold):
         with torch.device("meta"):
             self.network = make().eval()
         self.paths = layout.layer_paths(self.network)
         self._layout = layout
-        self._run = run
+        self._inputs = inputs
         self._fold = fold
 
     def shapes(self, paths: dict[str, str]) -> dict[str, tuple[int, int, int] | None]:
         """(C, H, W) of the layers in `paths`; None where an output is no map; absent where a module is not run."""
         taps = Taps(self.network, paths, self._fold)
+        with torch.device("meta"):
+            inputs = self._inputs()
         try:
-            with torch.no_grad(), torch.device("meta"):
-                self._run(self.network)
+            with torch.no_grad():
+                self.network(**inputs)
         finally:
             taps.remove()
         return {

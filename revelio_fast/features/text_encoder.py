@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,4 +61,3 @@ class TextEncoder:
     def release(self) -> None:
         """Let go of the weights."""
         self._loaded = None
-        gc.collect()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +44,6 @@ class TextTransformer(Denoiser):
 
     def release_text(self) -> None:
         self._pipeline = None
-        gc.collect()
 
     def _fold(self, name: str, output: Any) -> Tensor | None:
         if isinstance(output, tuple) and name != OUTPUT:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from revelio_fast.features.skeleton import Layout
 
 STACKS = ("transformer_blocks", "single_transformer_blocks")
-TAIL = ("norm_out", "proj_out", "proj_out_1", "proj_out_2", "scale_shift_table")
+TAIL = ("norm_out", "proj_out", "proj_out_1", "proj_out_2")
 
 
 class Head(nn.Module):
