@@ -165,6 +165,8 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0, description="noise, weights, order, hold-out")
     noise_samples: int = Field(default=1, ge=1)
     dtype: Literal["float32", "bf16", "fp16"] = "float32"
+    compile: bool = Field(default=False, description="compile the network with torch.compile")
+    official: bool = Field(default=False, description="DiT only: the authors' scrambled maps without noise")
     batch_size: int = Field(default=8, ge=1, description="images of a forward pass")
     store_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     sae: SAESection = SAESection()

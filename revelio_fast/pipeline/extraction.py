@@ -105,6 +105,7 @@ class Extraction:
             "batch_size": config.batch_size,
             "store_dtype": dtype,
             "on_error": config.source.on_error,
+            **{name: True for name in ("official", "compile") if getattr(config, name)},
         }
         loaded: list[FeatureExtractor] = []
 
@@ -151,6 +152,8 @@ class Extraction:
             noise_samples=config.noise_samples,
             revision=config.revision,
             random_weights=which == RANDOM,
+            official=config.official,
+            compile=config.compile,
         )
 
     def _write_raw(self, which: str, source: ImageSource, folder: Path) -> dict[str, Any]:

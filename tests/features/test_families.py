@@ -18,6 +18,8 @@ from torch import Tensor
 
 from examples.make_random_model import save_random_model
 from revelio_fast.features import OUTPUT, FeatureExtractor, LayerError, ModelError, layer_table
+from revelio_fast.features.fixed_shape import FixedShapeForward
+from tests.fake_cuda import FakeCuda, Syncs
 from tests.features.conftest import picture
 from tests.features.oracles import plain_features
 
@@ -364,3 +366,42 @@ def test_compiled_features_differ_in_the_rounding(model: Build, whole: Whole, fa
     layer = list(paths_of(family))[1]
     found = make(model, family, [layer], compile=True).extract(IMAGES, IDS, pool=False)
     assert_near(found[layer, 250], whole(family).extract(IMAGES, IDS, pool=False)[layer, 250], layer)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_replays_of_a_captured_forward(whole: Whole, family: str) -> None:
+    """One graph serves all prompts and images of a shape, and gives the bits of eager runs."""
+    known = whole(family).family
+    cuda = FakeCuda()
+    captured = FixedShapeForward(known.forward, torch.device("cpu"), capture=True, cuda=cuda)
+    prompts = [["", "3"], ["207", "3"]] if family == "dit" else [["", "a dog"], ["A cat", "a dog"]]
+    for texts, timestep in ((prompts[0], 250), (prompts[1], 20)):
+        given = torch.randn(2, *known.latent_shape), torch.full((2,), timestep), known.embed(texts)
+        found, expected = captured(*given), known.forward(*given)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert [graph.replays for graph in cuda.graphs] == [2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_forward_never_waits_for_the_gpu(model: Build, family: str) -> None:
+    """A GPU played by the meta device: nothing is read back, nothing copied from the host."""
+    layer = list(paths_of(family))[1]
+    known = make(model, family, [layer]).family
+    told = {name: rows.to("meta") for name, rows in known.embed(["", "3"]).items()}
+    known.network.to("meta")
+    known._spec = known._spec._replace(device=torch.device("meta"))
+    with Syncs() as syncs:
+        known.forward(
+            torch.empty(2, *known.latent_shape, device="meta"), torch.empty(2, dtype=torch.int64, device="meta"), told
+        )
+    assert not syncs.found
+
+
+def test_the_vae_that_overflows_runs_in_float32(model: Build, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model("sdxl"), tmp_path / "xl"))
+    for upcast, dtype in ((True, torch.float32), (False, torch.float16)):
+        edited(folder, "vae/config.json", {"force_upcast": upcast})
+        made = FeatureExtractor.from_pretrained(folder, ["down_ft0"], [250], dtype="fp16", device="cpu")
+        assert made.family._space._vae.dtype == dtype
+        assert made.latents(IMAGES).dtype == torch.float32
+        assert made.extract(IMAGES, pool=False)["down_ft0", 250].dtype == torch.float16

@@ -13,8 +13,10 @@ from revelio_fast.features import FeatureExtractor, layer_table
 from tests.features.conftest import picture
 from tests.features.oracles import plain_features
 
-# Of UNet and transformer as diffusers builds them; the papers' 860 M and 675 M (DiT's blocks embed the timestep anew).
-PARAMETERS = {"sd15": 859_520_964, "dit": 749_802_272}
+# The published UNet's; and DiT's, width w, whose blocks have an embedding of timestep and class each in diffusers.
+w = 1152
+BLOCK = (256 * w + w + w * w + w + 1001 * w) + 6 * (w * w + w) + 4 * (w * w + w) + (8 * w * w + 5 * w)
+PARAMETERS = {"sd15": 859_520_964, "dit": 28 * BLOCK + (16 * w + w) + (2 * w * w + 2 * w) + (32 * w + 32)}
 
 
 @pytest.mark.slow
