@@ -20,7 +20,7 @@ from revelio_fast.features.prefetch import decoded_groups
 from revelio_fast.features.preprocess import as_pixels, image_to_tensor
 from revelio_fast.features.prompts import Fixed, Prompts, as_prompts
 from revelio_fast.features.ranges import nvtx_range
-from revelio_fast.features.sources import BrokenImageError, ImageSource, open_source
+from revelio_fast.features.sources import BrokenImageError, ImageItem, ImageSource, open_source
 from revelio_fast.features.spec import ModelError, ModelSpec, checked_dtype, checked_timesteps, refuse_repeats
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ class FeatureExtractor:
                     ids = [item.image_id for item in group.items]
                     later = (order[p] for p in range(seen, len(order)))
                     upcoming = (prompts[i] for i in later if i not in skip_ids and i in prompts)
-                    texts = [prompts[i] for i in ids]
+                    texts = [_prompt_of(item, prompts) for item in group.items]
                     features = self._features(group.pixels, ids, group.rows, texts, upcoming, pool)
                     labels = torch.tensor([item.label for item in group.items])
                     yield FeatureBatch(features, torch.tensor(ids), labels)
@@ -370,3 +370,9 @@ class FeatureExtractor:
         with torch.no_grad():
             maps = self.family.forward(noisy, timesteps, conditioning)
             return {name: value.float().mean((2, 3)) for name, value in maps.items()}
+
+
+def _prompt_of(item: ImageItem, prompts: Mapping[int, str]) -> str:
+    if item.image_id not in prompts:
+        raise ValueError(f"There is no prompt for image {item.image_id} ({item.path}): prompts must name every image.")
+    return prompts[item.image_id]

@@ -188,6 +188,8 @@ def test_prompts_that_are_not_there(class_folder: Path, tmp_path: Path, tiny_sd:
     extractor = make(tiny_sd, Column("caption"))
     with pytest.raises(ValueError, match=r"prompts are Column.*give one for each image"):
         extractor.extract([picture(0)])
+    with pytest.raises(ValueError, match=r"no prompt for image 1 \(.*\): prompts must name every image"):
+        by_id(extractor, open_source(captioned), prompts={0: "a"})
     with pytest.raises(ValueError, match="2 images but 1 prompts"):
         extractor.extract([picture(0), picture(1)], prompts=["a"])
 
