@@ -15,7 +15,7 @@ from tests.features.conftest import picture
 # The columns of the Hub's files beside image and label, and where the true classes lie among several label columns.
 EXTRA = {
     "pets": {"label_cat_dog": ["cat", "dog"]},
-    "aircraft": {"family": ["A", "B"], "manufacturer": ["C", "D"]},
+    "aircraft": {"family": ["A", "B"], "manufacturer": ["C", "D"], "label": ["E", "F"]},
 }
 LABELLED = [name for name, each in PAPER_DATASETS.items() if each.n_classes]
 CLASS_OF_ROW = [3, 0, 7, 7]
