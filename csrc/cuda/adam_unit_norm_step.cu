@@ -102,7 +102,7 @@ __device__ inline Squares block_sums(Squares squares, Squares *parts) {
 // for very long rows, in W_dec itself and in the workspace. Threads touch their own columns only, but for the dot
 // products of read_entries, which read the decoder row whole.
 template <int WIDTH>
-__global__ void __launch_bounds__(MOST_THREADS)
+__global__ void __launch_bounds__(MOST_THREADS, 2)
     sweep(AdamStep p, EncoderShadow shadow, Workspace w, AdamConstants constants, bool rows_in_shared) {
     static __shared__ Batch batch;
     static __shared__ Squares parts[2][MOST_WARPS];
@@ -130,6 +130,7 @@ __global__ void __launch_bounds__(MOST_THREADS)
             sums = sums_of(w, span, batch);
         }
         Squares squares = {0, 0, 0};
+#pragma unroll 1
         for (int64_t i = threadIdx.x * WIDTH; i < d; i += blockDim.x * WIDTH) {
             const int64_t at = j * d + i;
             Vector<WIDTH> enc = load<WIDTH>(p.W_enc + at), dec = load<WIDTH>(w_dec + i);

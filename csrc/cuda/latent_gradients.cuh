@@ -103,6 +103,7 @@ struct RowGradients {
 template <int WIDTH>
 __device__ inline void add_entries(const SparseBackward &p, const Batch &batch, int from, int to, int64_t i,
                                    const Vector<WIDTH> &b_pre, RowGradients<WIDTH> &sums) {
+#pragma unroll 2
     for (int e = from; e < to; ++e) {
         if (p.grad) axpy(sums.dec, batch.value[e], load<WIDTH>(batch.grad[e] + i));
         if (p.x) {
@@ -154,7 +155,7 @@ __device__ inline int64_t latent_of(const SparseBackward &p, int64_t e) {
 namespace {
 
 template <int WIDTH>
-__global__ void __launch_bounds__(MOST_THREADS) sum_chunks(SparseBackward p, Workspace w) {
+__global__ void __launch_bounds__(MOST_THREADS, 3) sum_chunks(SparseBackward p, Workspace w) {
     static __shared__ Batch batch;
     const int64_t c = blockIdx.x, begin = c * CHUNK;
     if (begin + CHUNK > p.offsets[p.n]) return;
@@ -163,6 +164,7 @@ __global__ void __launch_bounds__(MOST_THREADS) sum_chunks(SparseBackward p, Wor
     const Span span = {begin, 0, 0, CHUNK, 0, false};
     read_entries<WIDTH>(p, span, p.W_dec + j * p.d, batch);
     __syncthreads();
+#pragma unroll 1
     for (int64_t i = threadIdx.x * WIDTH; i < p.d; i += blockDim.x * WIDTH) {
         const RowGradients<WIDTH> sums = gradients_at<WIDTH>(p, w, span, batch, i);
         store(w.chunk_rows + c * 2 * p.d + i, sums.dec);

@@ -7,7 +7,7 @@ namespace cuda {
 namespace {
 
 template <int WIDTH>
-__global__ void __launch_bounds__(MOST_THREADS) latent_rows(SparseBackward p, Workspace w) {
+__global__ void __launch_bounds__(MOST_THREADS, 3) latent_rows(SparseBackward p, Workspace w) {
     static __shared__ Batch batch;
     const int64_t end = min((blockIdx.x + int64_t(1)) * GROUP, p.n);
     float *b_pre_row = w.b_pre_rows + blockIdx.x * p.d;
@@ -23,6 +23,7 @@ __global__ void __launch_bounds__(MOST_THREADS) latent_rows(SparseBackward p, Wo
             __syncthreads();
         }
         const LatentSums sums = sums_of(w, span, batch);
+#pragma unroll 1
         for (int64_t i = threadIdx.x * WIDTH; i < p.d; i += blockDim.x * WIDTH) {
             const RowGradients<WIDTH> gradients = gradients_at<WIDTH>(p, w, span, batch, i);
             if (p.dW_dec) store(p.dW_dec + j * p.d + i, gradients.dec);

@@ -45,7 +45,7 @@ __device__ inline void insert(float *values, int64_t *ids, int64_t m, float valu
     __syncwarp();
 }
 
-__global__ void __launch_bounds__(THREADS) update(TopActivationsUpdate p) {
+__global__ void __launch_bounds__(THREADS, 8) update(TopActivationsUpdate p) {
     const int lane = threadIdx.x % WARP;
     const int64_t j = blockIdx.x * static_cast<int64_t>(WARPS) + threadIdx.x / WARP;
     if (j >= p.n) return;

@@ -3,7 +3,9 @@
 Without a GPU, "triton" runs in Triton's interpreter and "cuda" in the host shim of tests/shim, both on CPU tensors.
 """
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,9 +24,14 @@ def pytest_generate_tests(metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def shim_module():
-    """The shipped .cu files and their bindings, compiled for the CPU."""
+    """The shipped .cu files and their bindings, compiled for the CPU.
+
+    REVELIO_SHIM_SANITIZE=1 compiles them with AddressSanitizer and UBSan, REVELIO_SHIM_CSRC takes other sources: both
+    are for tests that start pytest themselves.
+    """
+    flags = shim.SANITIZERS if os.environ.get("REVELIO_SHIM_SANITIZE") == "1" else ()
     try:
-        return shim.load(shim.build())
+        return shim.load(shim.build(Path(os.environ.get("REVELIO_SHIM_CSRC", shim.CSRC)), flags))
     except shim.ShimError as error:
         pytest.skip(str(error))
 

@@ -1,4 +1,4 @@
-"""The op tests on kernels built with AddressSanitizer and UBSan (slow: about a minute and a half)."""
+"""The op tests on kernels built with AddressSanitizer and UBSan: the CPU's, and CUDA's in the host shim (slow)."""
 
 import os
 import shutil
@@ -74,6 +74,24 @@ def test_the_op_tests_are_clean_under_asan_and_ubsan(extension, isa):
     run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=560)
     if isa and "this processor does not have it" in run.stdout + run.stderr:
         pytest.skip(f"this processor has no {isa}")
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    assert "runtime error" not in run.stderr and "AddressSanitizer" not in run.stderr
+    assert " passed" in run.stdout
+
+
+@pytest.mark.slow
+def test_the_cuda_kernels_are_clean_under_asan_and_ubsan():
+    environment = os.environ | {
+        "REVELIO_SHIM_SANITIZE": "1",
+        "LD_PRELOAD": f"{library('libasan.so')} {library('libubsan.so')}",
+        # fibers leave and enter stacks in ways that the fake stack does not follow
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        "OMP_NUM_THREADS": "1",
+    }
+    chosen = "(cuda or schedules) and not contract and not compile and not sanitizers and not mutation"
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-k", chosen, "tests/ops"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=590)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     assert "runtime error" not in run.stderr and "AddressSanitizer" not in run.stderr
     assert " passed" in run.stdout

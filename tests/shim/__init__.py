@@ -14,33 +14,41 @@ from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
-SANITIZERS = ("-fsanitize=address,undefined", "-fsanitize-sections=shim_shared", "-fno-omit-frame-pointer", "-g")
+# -ffp-contract=off, as nvcc gets -fmad=false: the bits are those of the GPU
+OPTIONS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
+SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fsanitize-sections=shim_shared", "-fno-omit-frame-pointer", "-g")
 
 
 class ShimError(RuntimeError):
     """The shim cannot be built here; the message says why."""
 
 
-def build(csrc: Path = CSRC, flags: Sequence[str] = (), folder: Path | None = None) -> Path:
-    """Compile `csrc`/cuda and its bindings; a library with the same sources and flags is compiled once per machine."""
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
+def compiler() -> str:
+    """g++, or what CXX names; raises `ShimError` where the shim cannot run."""
+    found = shutil.which(os.environ.get("CXX", "g++"))
+    if found is None:
         raise ShimError("the host shim needs g++, which is not installed")
-    if importlib.util.find_spec("pybind11") is None:
-        raise ShimError("the host shim needs pybind11, which is not installed")
     if os.uname().machine not in ("x86_64", "amd64"):
         raise ShimError(f"the host shim switches fibers on x86-64 only, this is {os.uname().machine}")
+    return found
+
+
+def build(csrc: Path = CSRC, flags: Sequence[str] = (), folder: Path | None = None) -> Path:
+    """Compile `csrc`/cuda and its bindings; a library with the same sources and flags is compiled once per machine."""
+    if importlib.util.find_spec("pybind11") is None:
+        raise ShimError("the host shim needs pybind11, which is not installed")
     import pybind11
 
     units = [*sorted((csrc / "cuda").glob("*.cu")), csrc / "bindings_cuda.cpp", HERE / "shim.cpp"]
-    headers = [*sorted((csrc / "cuda").glob("*.*h")), csrc / "cpu" / "kernels.h", csrc / "bindings_params.h"]
-    # -ffp-contract=off, as nvcc gets -fmad=false: the shim's bits are the GPU's
-    options = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", *flags]
+    headers = [*sorted((csrc / "cuda").glob("*.h")), csrc / "cpu" / "kernels.h", csrc / "bindings_params.h"]
+    options = [compiler(), *OPTIONS, *flags]
     options += [f"-I{path}" for path in (HERE, csrc, pybind11.get_include(), sysconfig.get_paths()["include"])]
 
     def name(*sources: Path) -> str:
-        content = b"".join(path.read_bytes() for path in (*sources, *headers, HERE / "cuda_runtime.h"))
-        return hashlib.sha256(content + repr((compiler, options)).encode()).hexdigest()[:20]
+        device = sorted((csrc / "cuda").glob("*.cuh")) if any(path.suffix == ".cu" for path in sources) else []
+        content = b"".join(path.read_bytes() for path in (*sources, *headers, *device, HERE / "cuda_runtime.h"))
+        about = (*options[: len(OPTIONS) + len(flags) + 1], pybind11.__version__, sysconfig.get_python_version())
+        return hashlib.sha256(content + repr(about).encode()).hexdigest()[:20]
 
     folder = folder or Path(tempfile.gettempdir()) / f"revelio-shim-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -53,7 +61,7 @@ def build(csrc: Path = CSRC, flags: Sequence[str] = (), folder: Path | None = No
         for unit, kept in objects.items():
             if not kept.exists():
                 made = Path(scratch) / kept.name
-                command = [compiler, *options, "-x", "c++", "-c", str(unit), "-o", str(made)]
+                command = [*options, "-x", "c++", "-c", str(unit), "-o", str(made)]
                 running.append((subprocess.Popen(command, stderr=subprocess.PIPE, text=True), made, kept))
         for process, made, kept in running:
             _, errors = process.communicate()
@@ -61,7 +69,7 @@ def build(csrc: Path = CSRC, flags: Sequence[str] = (), folder: Path | None = No
                 raise RuntimeError(f"the host shim does not compile:\n{errors[-4000:]}")
             made.replace(kept)
         linked = Path(scratch) / library.name
-        command = [compiler, *options, "-shared", *map(str, objects.values()), "-o", str(linked)]
+        command = [*options, "-shared", *map(str, objects.values()), "-o", str(linked)]
         subprocess.run(command, check=True)
         linked.replace(library)
     return library
