@@ -32,7 +32,7 @@ def nvcc() -> str | None:
 
 
 def name_of(symbol: str) -> str:
-    """`sweep<4>` from the mangled name of a kernel in an unnamed namespace, which ends in a file's hash and a length."""
+    """`sweep<4>` from a mangled name: namespace, file and hash, then length, name and template argument."""
     found = re.search(r"_cu_[0-9a-f]{8}(\d+)([a-z_]+?)(?:ILi(\d+)EEEv|E)", symbol)
     if found is None:
         return symbol
