@@ -1,6 +1,7 @@
 """python -m bench encode|decode|residual|top|step|all [--paper] [--B 64 --d 640 --n 8192 --k 32] [--json FILE]
 
 python -m bench aot [--help]: the GPU kernels compiled ahead of time.
+python -m bench peers [--help]: other libraries' training step and encoder beside ours.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ BENCHES = {
     "step": bench_adam_unit_norm_step,
 }
 OF_THE_GPU = {"aot": "bench.gpu_compile"}
+ELSEWHERE = {**OF_THE_GPU, "peers": "bench.peers.run"}
 SMALL, PAPER = Shape(1024, 640, 8192, 32), Shape(4096, 1280, 81_920, 32)
 
 
 def main() -> None:
     """Command line entry."""
-    if sys.argv[1:2] and sys.argv[1] in OF_THE_GPU:
-        sys.exit(importlib.import_module(OF_THE_GPU[sys.argv[1]]).main(sys.argv[2:]))
+    if sys.argv[1:2] and sys.argv[1] in ELSEWHERE:
+        sys.exit(importlib.import_module(ELSEWHERE[sys.argv[1]]).main(sys.argv[2:]))
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

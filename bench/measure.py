@@ -31,7 +31,7 @@ def compare(what: str, shape: str, variants: dict[str, Variant], repeats: int) -
     results = {name: run().double() for name, run in variants.items()}
     memory = {}
     for name, run in variants.items():
-        before = _reset_peak()
+        before = reset_peak()
         run()
         peak = _status("VmHWM")
         memory[name] = {"peak_mb": peak, "added_mb": peak - before}
@@ -61,7 +61,7 @@ def compare(what: str, shape: str, variants: dict[str, Variant], repeats: int) -
     ]
 
 
-def _reset_peak() -> float:
+def reset_peak() -> float:
     """Give freed memory back and let the kernel count the largest resident size anew; return the present one."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):

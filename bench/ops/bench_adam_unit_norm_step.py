@@ -9,21 +9,30 @@ from revelio_fast import ops
 LR = 1e-4
 
 
-def dense_step(p: Inputs, shape: Shape):
-    """Dense scores, topk, dense decode, autograd, projection, torch Adam: as the authors' code trains."""
-    W_enc = p.W_enc.T.clone().requires_grad_()
+def dense_step(p: Inputs, shape: Shape, *, bf16: bool = False, compiled: bool = False):
+    """Dense scores, topk, dense decode, autograd, projection, torch Adam: as the authors' code trains.
+
+    On request with bf16 autocast, or with torch.compile for the forward and backward pass.
+    """
+    W_enc = p.W_enc.T.contiguous().requires_grad_()
     W_dec, b_enc, b_pre = (t.clone().requires_grad_() for t in (p.W_dec, p.b_enc, p.b_pre))
     optimiser = torch.optim.Adam([W_enc, W_dec, b_enc, b_pre], lr=LR)
+
+    def forward():
+        scores = (p.x - b_pre) @ W_enc + b_enc
+        best = scores.topk(shape.k, sorted=False)
+        z = torch.zeros_like(scores).scatter(1, best.indices, best.values)
+        x_hat = z @ W_dec + b_pre
+        return (x_hat - p.x).square().mean() / (p.x - p.x.mean(0)).square().mean()
+
+    loss_of = torch.compile(forward) if compiled else forward
 
     def run():
         with torch.no_grad():
             W_dec.div_(W_dec.norm(dim=1, keepdim=True))
         optimiser.zero_grad()
-        scores = (p.x - b_pre) @ W_enc + b_enc
-        best = scores.topk(shape.k, sorted=False)
-        z = torch.zeros_like(scores).scatter(1, best.indices, best.values)
-        x_hat = z @ W_dec + b_pre
-        loss = (x_hat - p.x).square().mean() / (p.x - p.x.mean(0)).square().mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = loss_of()
         loss.backward()
         with torch.no_grad():
             W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
