@@ -1,8 +1,9 @@
 """Each peer's training step and encoder on our inputs, from our start, through the peer's own public functions.
 
-A step returns the fraction of variance unexplained (FVU) before its update, an encoder what its library returns: a pair of
-values and indices, or dense codes. Peers that have other losses are given ours where they take one; the others' loss is
-divided by the variance, which is a constant, so that Adam's direction is the same.
+A step returns the fraction of variance unexplained (FVU) before its update, an encoder what its library returns: a pair
+of values and indices, or dense codes. A peer that takes a loss is given ours. SAELens and dictionary-learning minimise
+the squared error, which is the FVU times a constant (Adam does not see it, but for its epsilon and their clipping), and
+what they return is divided by that.
 """
 
 from __future__ import annotations

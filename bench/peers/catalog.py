@@ -68,7 +68,7 @@ IMPLEMENTATIONS = (
     ),
     Implementation(
         "faiss",
-        "IndexFlatIP.search; encodes only; brings an OpenMP runtime of its own",
+        "IndexFlatIP.search; encodes only; has an OpenMP runtime of its own beside torch's",
         encode=adapters.faiss_encode,
         package=FAISS,
     ),
@@ -89,8 +89,8 @@ IMPLEMENTATIONS = (
     ),
     Implementation(
         "dictionary-learning",
-        "TopKTrainer.update with its gradient clipping (1.0) and counts of fired latents; squared error instead of FVU; "
-        "ReLU before the top k; no AuxK; b_dec from our start, not its geometric median",
+        "TopKTrainer.update with its gradient clipping (1.0) and counts of fired latents; squared error instead of "
+        "FVU; ReLU before the top k; no AuxK; b_dec from our start, not its geometric median",
         adapters.dictionary_learning_step,
         adapters.dictionary_learning_encode,
         DICTIONARY_LEARNING,
@@ -112,7 +112,5 @@ IMPLEMENTATIONS = (
     Implementation(
         f"{OURS}-fp32", "topk_encode, certified float32", encode=partial(adapters.our_encode, precision="fp32")
     ),
-    Implementation(
-        f"{OURS}-bf16", "topk_encode of bf16 inputs", encode=partial(adapters.our_encode, precision="bf16")
-    ),
+    Implementation(f"{OURS}-bf16", "topk_encode of bf16 inputs", encode=partial(adapters.our_encode, precision="bf16")),
 )

@@ -30,7 +30,7 @@ class Package(NamedTuple):
         The command that installs it.
     not_needed : tuple of str
         Modules that its own ``__init__`` imports and that no measured line uses: empty ones stand in for them.
-    environment : dict
+    environment : tuple of pairs
         Variables that it reads when it is imported.
     """
 
@@ -38,16 +38,16 @@ class Package(NamedTuple):
     module: str
     install: str = EXTRA
     not_needed: tuple[str, ...] = ()
-    environment: dict[str, str] = {}
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 FAISS = Package("faiss-cpu", "faiss")
 # Where Triton is installed sparsify would decode with it, on CPU tensors too, and fail.
-SPARSIFY = Package("eai-sparsify", "sparsify", environment={"SPARSIFY_DISABLE_TRITON": "1"})
+SPARSIFY = Package("eai-sparsify", "sparsify", environment=(("SPARSIFY_DISABLE_TRITON", "1"),))
 SAELENS = Package("sae-lens", "sae_lens")
-# nnsight runs language models to get activations; its required release (<0.4) does not install beside current torch.
+# nnsight runs the language models whose activations a buffer collects; the old release asked for (<0.4) pins others.
 DICTIONARY_LEARNING = Package("dictionary-learning", "dictionary_learning", NO_DEPS, ("nnsight",))
-# Vision models and plots: they import timm, torchvision, OpenCV and a colour map function that matplotlib removed.
+# Vision models and plots, which import timm, torchvision, OpenCV and a function that matplotlib removed.
 OVERCOMPLETE = Package("overcomplete", "overcomplete", NO_DEPS, ("overcomplete.models", "overcomplete.visualization"))
 
 

@@ -1,9 +1,9 @@
 """python -m bench peers [--what encode|step] [--only NAME ...] [--B 1024 --d 1280 --n 20480 --k 32] [--json FILE]
 
-The training step or the encoder of other libraries and ours, in one process, in turn, on the same data and from the same
-start. What the libraries do differently is printed under the table. The libraries: pip install '.[bench]', and for the
-two that pin old releases pip install --no-deps -r bench/peers/requirements.txt (which also takes the measured versions
-of the others). One that is absent is listed and left out.
+The training step or the encoder of other libraries and ours, in one process, in turn, on the same data and from the
+same start; what each library does differently is printed under the table. To install: pip install '.[bench]', then
+pip install --no-deps -r bench/peers/requirements.txt, for the versions that were measured and for two libraries whose
+own requirements are old or large. One that is absent is listed and left out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Way:
     held_mb : float
         Resident memory that building and one run left behind: weights, moments, gradients, caches.
     first, last : Tensor
-        Results of the first call and of the latest; codes as ``[B, k]`` values in falling order.
+        FVU of the first and of the latest call; of codes both are the first call's ``[B, k]`` values, in falling order.
     indices : Tensor or None
         Latents of the first call's codes.
     """
@@ -45,8 +45,10 @@ class Way:
 
     def __call__(self) -> Tensor:
         if self._run is not None:
-            self.last = self._run()
-            return self.last
+            result = self._run()
+            if self.indices is None:  # an FVU; codes are let go, or they would count as memory of the next run
+                self.last = result
+            return result
         before = reset_peak()
         self._run = self._build(self._p, self._shape)
         self.first = self.last = self._read(self._run())
