@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from revelio_fast.features.clip_prompts import ZeroShot, zero_shot
 from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor
 from revelio_fast.features.families import FAMILIES, OUTPUT, Conditioning, LayerCost, ModelFamily, layer_table
 from revelio_fast.features.maps import MapStore, MapStoreError, extract_maps
@@ -35,9 +36,11 @@ __all__ = [
     "ModelFamily",
     "ModelSpec",
     "SourceError",
+    "ZeroShot",
     "extract_maps",
     "extract_to_store",
     "image_to_tensor",
     "layer_table",
     "open_source",
+    "zero_shot",
 ]
