@@ -21,3 +21,9 @@ def unavailable() -> str:
     if capability < OLDEST:
         return f"the device has compute capability {capability[0]}.{capability[1]}, the kernels need 8.0"
     return ""
+
+
+def capability(device: torch.device) -> int:
+    """Compute capability of `device` as one number, such as 90; the interpreter stands for the oldest."""
+    major, minor = OLDEST if device.type == "cpu" else torch.cuda.get_device_capability(device)
+    return 10 * major + minor

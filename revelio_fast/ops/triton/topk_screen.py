@@ -1,0 +1,135 @@
+"""Screening kernels of `topk_encode`: rounded copies with their error norms, and the GEMM that keeps a certificate.
+
+docs/gpu-topk.md has the algorithm and its proof.
+"""
+
+import triton
+import triton.language as tl
+
+from revelio_fast.ops.triton.float_bits import nearest_bfloat16, ordered
+
+# A row or latent whose norm is larger, or NaN, is not screened: below, no product of two norms overflows.
+WILD = tl.constexpr(1e18)
+# Stands for every rounding relative to a bias or to a finished score: eight of them, of at most 2^-24 each, and more.
+RELATIVE = tl.constexpr(2.0**-20)
+
+
+@triton.jit
+def _round_rows(
+    source, shift, rounded, norms, residuals, rows, d,
+    CENTRE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """``bf16(source - shift)``, the norm of each row and the norm of what rounding took from it."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    at_row = row.to(tl.int64)[:, None] * d
+    squares = tl.zeros([ROWS, COLUMNS], tl.float32)
+    lost = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in range(0, d, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        inside = (row < rows)[:, None] & (column < d)[None, :]
+        value = tl.load(source + at_row + column[None, :], mask=inside, other=0.0)
+        if CENTRE:
+            value -= tl.load(shift + column, mask=column < d, other=0.0)[None, :]
+        near = nearest_bfloat16(value)
+        tl.store(rounded + at_row + column[None, :], near.to(tl.bfloat16), mask=inside)
+        squares += value * value
+        lost += (value - near) * (value - near)
+    tl.store(norms + row, tl.sqrt(tl.sum(squares, axis=1)), mask=row < rows)
+    tl.store(residuals + row, tl.sqrt(tl.sum(lost, axis=1)), mask=row < rows)
+
+
+@triton.jit
+def floor(d):
+    """What the norm of d numbers can lose where their squares underflow, with room."""
+    return d * 2.0**-60
+
+
+@triton.jit
+def row_scales(norm, residual, d, CERTIFY: tl.constexpr):
+    """(a, c) of a row: its screened scores are off by at most ``a (||w|| + floor) + c (||dw|| + floor)``.
+
+    `CERTIFY`: from the scores of the float32 inputs. Otherwise from those of the rounded inputs, summed in another order.
+    """
+    gamma = (d + 16) * 2.0**-22
+    total = (norm + residual + floor(d)) * (1.0 + gamma)
+    if CERTIFY:
+        a = (residual + floor(d)) * (1.0 + gamma) + gamma * total
+    else:
+        a = gamma * total
+    return tl.where(norm <= WILD, a, float("nan")), total
+
+
+@triton.jit
+def certified_error(a, c, norm, residual, bias, d):
+    """Bound on |screened - float32 score| of one latent; an infinite bias adds no error."""
+    bias_error = tl.where(tl.abs(bias) < float("inf"), RELATIVE * tl.abs(bias), 0.0)
+    return a * (norm + floor(d)) + c * (residual + floor(d)) + bias_error
+
+
+@triton.jit
+def _enc_top2(
+    x, w, bias, x_norms, x_residuals, w_norms, w_residuals, top, second, B, n, d, groups,
+    ROWS: tl.constexpr, LATENTS: tl.constexpr, DEPTH: tl.constexpr, MEMBERS: tl.constexpr, BAND: tl.constexpr,
+    CERTIFY: tl.constexpr, TMA: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Largest score of each group of `MEMBERS` latents, which one it is, and a bound on the second largest.
+
+    A group is every (LATENTS / MEMBERS)-th latent of a tile: neighbours, which are often alike, fall in different
+    groups, and a thread holds whole groups in its registers. With `CERTIFY` a score is the largest that the float32
+    score can be. `second` is an ordered key rounded up to a multiple of MEMBERS, its low bits say which is the largest.
+    """
+    # Tiles go in bands of BAND row blocks: what a wave of programs reads of x and w stays in the L2 cache.
+    row_blocks, latent_blocks = tl.cdiv(B, ROWS), tl.cdiv(n, LATENTS)
+    band = tl.program_id(0) // (BAND * latent_blocks)
+    height = tl.minimum(row_blocks - band * BAND, BAND)
+    within = tl.program_id(0) % (BAND * latent_blocks)
+    row_start = (band * BAND + within % height) * ROWS
+    block = within // height
+    latent_start = block * LATENTS
+    row = row_start + tl.arange(0, ROWS)
+    latent = latent_start + tl.arange(0, LATENTS)
+
+    score = tl.zeros([ROWS, LATENTS], tl.float32)
+    if TMA:
+        for start in range(0, d, DEPTH):
+            a = x.load([row_start, start])
+            b = w.load([latent_start, start])
+            if UPCAST:  # the interpreter multiplies the bits of bfloat16 as integers
+                a, b = a.to(tl.float32), b.to(tl.float32)
+            score = tl.dot(a, b.T, score)
+    else:
+        column = tl.arange(0, DEPTH)
+        x_at = x + row.to(tl.int64)[:, None] * d + column[None, :]
+        w_at = w + latent.to(tl.int64)[None, :] * d + column[:, None]
+        for start in range(0, d, DEPTH):
+            left = d - start
+            a = tl.load(x_at, mask=(row < B)[:, None] & (column < left)[None, :], other=0.0)
+            b = tl.load(w_at, mask=(latent < n)[None, :] & (column < left)[:, None], other=0.0)
+            if UPCAST:
+                a, b = a.to(tl.float32), b.to(tl.float32)
+            score = tl.dot(a, b, score)
+            x_at += DEPTH
+            w_at += DEPTH
+
+    shift = tl.load(bias + latent, mask=latent < n, other=float("-inf"))
+    norm = tl.load(w_norms + latent, mask=latent < n, other=0.0)
+    score += shift[None, :]
+    if CERTIFY:
+        x_norm = tl.load(x_norms + row, mask=row < B, other=0.0)
+        x_residual = tl.load(x_residuals + row, mask=row < B, other=0.0)
+        residual = tl.load(w_residuals + latent, mask=latent < n, other=0.0)
+        a, c = row_scales(x_norm, x_residual, d, CERTIFY)
+        score += certified_error(a[:, None], c[:, None], norm[None, :], residual[None, :], shift[None, :], d)
+    wild = (norm > WILD) | (norm != norm) | (shift != shift)
+    score = tl.where(wild[None, :], float("inf"), score)
+
+    SPREAD: tl.constexpr = LATENTS // MEMBERS
+    member = tl.arange(0, MEMBERS)[None, :, None]
+    grouped = tl.reshape(score, [ROWS, MEMBERS, SPREAD])
+    best = tl.max(grouped, axis=1)
+    which = tl.min(tl.where(grouped == best[:, None, :], member, MEMBERS - 1), axis=1)
+    runner_up = tl.max(tl.where(member == which[:, None, :], float("-inf"), grouped), axis=1)
+    group = block * SPREAD + tl.arange(0, SPREAD)
+    at = row.to(tl.int64)[:, None] * groups + group[None, :]
+    tl.store(top + at, best, mask=(row < B)[:, None])
+    tl.store(second + at, (ordered(runner_up) & -MEMBERS) | which, mask=(row < B)[:, None])
