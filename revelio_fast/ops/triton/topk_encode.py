@@ -12,12 +12,13 @@ from torch import Tensor
 
 from revelio_fast.ops.triton.native import INTERPRETED, capability, unavailable
 from revelio_fast.ops.triton.topk_full import _score_rows
-from revelio_fast.ops.triton.topk_plan import FULL_LATENTS, FULL_ROWS, TILES, Plan, plan, traffic
+from revelio_fast.ops.triton.topk_plan import FEW_ROWS, FULL_LATENTS, FULL_ROWS, Plan, plan, traffic
 from revelio_fast.ops.triton.topk_screen import _enc_top2, _round_rows
 from revelio_fast.ops.triton.topk_select import _rank, _rescore, _select_groups
 
 __all__ = ["aot_cases", "encode", "topk_encode", "traffic", "unavailable"]
 
+PADDING = 64  # columns: no tile of the GEMM is cut off along d, and every row starts at 16 bytes
 BAND = 8  # row blocks that share what they read of W_enc
 ROUND = {"ROWS": 4, "COLUMNS": 256}
 RESCORE = {"ROWS": 16, "COLUMNS": 128}
@@ -86,13 +87,13 @@ def encode(
     with torch.cuda.device_of(x):
         if sizes.screened or not exact:
             x16 = _rounded(x, b_pre)
-            made = None not in (shadow_weights, shadow_norms, shadow_residuals)
-            w16 = (shadow_weights, shadow_norms, shadow_residuals) if made else _rounded(W_enc, None)
+            usable = shadow_weights is not None and d % PADDING == 0 and shadow_weights.data_ptr() % 16 == 0
+            w16 = (shadow_weights, shadow_norms, shadow_residuals) if usable else _rounded(W_enc, None)
         pair = (x, b_pre, W_enc, b_enc) if exact else (x16[0], b_pre, w16[0], b_enc)
         if sizes.screened:
-            _screen(x16, w16, b_enc, found, sizes, k, exact)
+            _screen(x16, w16, b_enc, found, sizes, d, k, exact)
             _rescore[(B,)](
-                *pair, found.latents, found.keys, found.known, found.count, n, d, sizes.slots,
+                *pair, found.latents, found.keys, found.known, found.count, n, d, pair[0].shape[1], sizes.slots,
                 CENTRE=exact, **RESCORE, num_warps=4,
             )  # fmt: skip
         else:
@@ -102,7 +103,7 @@ def encode(
         scratch = torch.empty(sizes.full_programs, FULL_ROWS, sizes.chunk, **ints)
         _score_rows[(sizes.full_programs,)](
             *pair, found.overflown, found.n_overflown, scratch, found.latents, found.keys,
-            n, d, k, sizes.slots, sizes.chunks, sizes.chunk, CENTRE=exact, **FULL, num_warps=4,
+            n, d, pair[0].shape[1], k, sizes.slots, sizes.chunks, sizes.chunk, CENTRE=exact, **FULL, num_warps=4,
         )  # fmt: skip
         _rank[(B,)](
             found.latents, found.keys, found.count, values, indices, k, sizes.slots, sizes.chunks * k,
@@ -114,20 +115,21 @@ def encode(
 def _rounded(rows: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """The bfloat16 copy of ``rows - shift``, its rows' norms before rounding, and the norms of what rounding took."""
     count, d = rows.shape
-    out = torch.empty_like(rows, dtype=torch.bfloat16), rows.new_empty(count), rows.new_empty(count)
+    width = triton.cdiv(d, PADDING) * PADDING
+    out = rows.new_empty(count, width, dtype=torch.bfloat16), rows.new_empty(count), rows.new_empty(count)
     _round_rows[(triton.cdiv(count, ROUND["ROWS"]),)](
-        rows, shift, *out, count, d, CENTRE=shift is not None, **ROUND, num_warps=4
+        rows, shift, *out, count, d, width, CENTRE=shift is not None, **ROUND, num_warps=4
     )
     return out
 
 
-def _screen(x16, w16, b_enc: Tensor, found: Candidates, sizes: Plan, k: int, exact: bool) -> None:
+def _screen(x16, w16, b_enc: Tensor, found: Candidates, sizes: Plan, d: int, k: int, exact: bool) -> None:
     """Score everything in bfloat16, and list what may be among the k best of each row."""
-    (B, d), n, tile = x16[0].shape, w16[0].shape[0], sizes.tile
+    (B, width), n, tile = x16[0].shape, w16[0].shape[0], sizes.tile
     top, second = b_enc.new_empty(B, sizes.groups), b_enc.new_empty(B, sizes.groups, dtype=torch.int32)
     descriptors = _descriptors(x16[0], w16[0], sizes)
     _enc_top2[(triton.cdiv(B, tile.rows) * triton.cdiv(n, tile.latents),)](
-        *(descriptors or (x16[0], w16[0])), b_enc, *x16[1:], *w16[1:], top, second, B, n, d, sizes.groups,
+        *(descriptors or (x16[0], w16[0])), b_enc, *x16[1:], *w16[1:], top, second, B, n, d, width, sizes.groups,
         ROWS=tile.rows, LATENTS=tile.latents, DEPTH=tile.depth, MEMBERS=sizes.members, BAND=BAND,
         CERTIFY=exact, TMA=descriptors is not None, UPCAST=INTERPRETED, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
@@ -139,8 +141,8 @@ def _screen(x16, w16, b_enc: Tensor, found: Candidates, sizes: Plan, k: int, exa
 
 
 def _descriptors(x16: Tensor, w16: Tensor, sizes: Plan) -> tuple[Any, Any] | None:
-    """Tensor descriptors of the operands where the device copies tiles by itself: its rows start at 16 bytes."""
-    if capability(x16.device) < 90 or x16.shape[1] % 8 or w16.data_ptr() % 16:
+    """Tensor descriptors of the operands, where the device can copy tiles by itself."""
+    if capability(x16.device) < 90:
         return None
     from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -154,3 +156,57 @@ def _descriptors(x16: Tensor, w16: Tensor, sizes: Plan) -> tuple[Any, Any] | Non
 def _select_warps(block: int) -> int:
     """Eight groups to a thread, at most 16 warps."""
     return max(1, min(16, block // 256))
+
+
+def aot_cases(capability: int) -> list[dict[str, Any]]:
+    """Every kernel as it is launched on `capability`: few and many rows, both precisions, aligned and odd widths."""
+    pointers = dict.fromkeys(
+        "source shift norms residuals x w bias x_norms x_residuals w_norms w_residuals largest_norm top values".split(),
+        "*fp32",
+    ) | dict.fromkeys("second latents keys known count overflown n_overflown scratch".split(), "*i32")
+    numbers = dict.fromkeys("rows B n d width groups k slots chunks wide when_full".split(), "i32")
+    types = pointers | numbers | {"rounded": "*bf16", "indices": "*i64"}
+    cases = []
+
+    def case(name: str, kernel: Any, warps: int, stages: int = 3, types: dict[str, str] = types, **constexprs) -> None:
+        d = 1280 if "d=1280" in name else 1283
+        cases.append(
+            {
+                "name": f"topk_encode {name}",
+                "kernel": kernel,
+                "signature": {a: "constexpr" if a in constexprs else types[a] for a in kernel.arg_names},
+                "constexprs": constexprs,
+                "divisible": [a for a in kernel.arg_names if a in numbers and (a != "d" or d == 1280)],
+                "num_warps": warps,
+                "num_stages": stages,
+            }
+        )
+
+    half = types | {"x": "*bf16", "w": "*bf16"}
+    for d in (1280, 1283):
+        case(f"round x d={d}", _round_rows, 4, CENTRE=True, **ROUND)
+        case(f"round W_enc d={d}", _round_rows, 4, CENTRE=False, shift=None, **ROUND)
+        for exact in (True, False):
+            precision, inputs = ("fp32", types) if exact else ("bf16", half)
+            case(f"rescore {precision} d={d}", _rescore, 4, types=inputs, CENTRE=exact, **RESCORE)
+            case(f"full {precision} d={d}", _score_rows, 4, types=inputs, CENTRE=exact, **FULL)
+    for precision in ("fp32", "bf16"):
+        for B in (FEW_ROWS, 4096):
+            sizes = plan(B, 1280, 81_920, 32, precision, capability)
+            tile, exact, tma = sizes.tile, precision == "fp32", capability >= 90
+            described = {
+                name: f"tensordesc<bf16[{rows}, {tile.depth}]>" for name, rows in (("x", tile.rows), ("w", tile.latents))
+            }
+            case(
+                f"screen {precision} B={B} d=1280", _enc_top2, tile.warps, tile.stages,
+                half | described if tma else half,
+                ROWS=tile.rows, LATENTS=tile.latents, DEPTH=tile.depth, MEMBERS=sizes.members, BAND=BAND,
+                CERTIFY=exact, TMA=tma, UPCAST=False,
+            )  # fmt: skip
+            block = triton.next_power_of_2(sizes.groups)
+            case(
+                f"select {precision} B={B} d=1280", _select_groups, _select_warps(block),
+                BLOCK=block, LATENTS=tile.latents, MEMBERS=sizes.members, CERTIFY=exact,
+            )  # fmt: skip
+    case("rank", _rank, 4, RELU=True, **RANK)
+    return cases

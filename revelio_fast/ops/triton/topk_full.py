@@ -8,7 +8,7 @@ from revelio_fast.ops.triton.float_bits import NOTHING, ordered
 
 @triton.jit
 def _score_chunk(
-    x, shift, w, bias, row, latent_start, keys, n, d, wide,
+    x, shift, w, bias, row, latent_start, keys, n, d, width, wide,
     CENTRE: tl.constexpr, ROWS: tl.constexpr, LATENTS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Keys of the scores of ``[ROWS, wide]`` pairs; `NOTHING` where there is no such latent."""
@@ -19,10 +19,10 @@ def _score_chunk(
         for left in range(0, d, DEPTH):
             column = left + tl.arange(0, DEPTH)
             inside = column < d
-            value = tl.load(x + row[:, None] * d + column[None, :], mask=inside[None, :], other=0.0).to(tl.float32)
+            value = tl.load(x + row[:, None] * width + column[None, :], mask=inside[None, :], other=0.0).to(tl.float32)
             if CENTRE:
                 value -= tl.load(shift + column, mask=inside, other=0.0)[None, :]
-            at = latent.to(tl.int64)[None, :] * d + column[:, None]
+            at = latent.to(tl.int64)[None, :] * width + column[:, None]
             weight = tl.load(w + at, mask=(latent < n)[None, :] & inside[:, None], other=0.0).to(tl.float32)
             score = tl.dot(value, weight, score, input_precision="ieee")
         score += tl.load(bias + latent, mask=latent < n, other=0.0)[None, :]
@@ -43,7 +43,7 @@ def _at_least(keys, trial, wide, ROWS: tl.constexpr, LATENTS: tl.constexpr):
 
 @triton.jit
 def _score_rows(
-    x, shift, w, bias, overflown, n_overflown, scratch, latents, keys, n, d, k, slots, chunks, wide,
+    x, shift, w, bias, overflown, n_overflown, scratch, latents, keys, n, d, width, k, slots, chunks, wide,
     CENTRE: tl.constexpr, ROWS: tl.constexpr, LATENTS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Fill ``latents[row, :chunks k]`` and `keys` for the listed rows: the k best of every chunk of `wide` latents.
@@ -57,7 +57,7 @@ def _score_rows(
         chunk = task % chunks
         entry = (task // chunks) * ROWS + lane
         row = tl.load(overflown + entry, mask=entry < rows, other=0).to(tl.int64)
-        _score_chunk(x, shift, w, bias, row, chunk * wide, mine, n, d, wide, CENTRE, ROWS, LATENTS, DEPTH)
+        _score_chunk(x, shift, w, bias, row, chunk * wide, mine, n, d, width, wide, CENTRE, ROWS, LATENTS, DEPTH)
         tl.debug_barrier()  # other threads read what this one stored
 
         zero = tl.zeros([ROWS], tl.int32)

@@ -16,22 +16,23 @@ RELATIVE = tl.constexpr(2.0**-20)
 
 @triton.jit
 def _round_rows(
-    source, shift, rounded, norms, residuals, rows, d,
+    source, shift, rounded, norms, residuals, rows, d, width,
     CENTRE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """``bf16(source - shift)``, the norm of each row and the norm of what rounding took from it."""
+    """``bf16(source - shift)`` with zeros up to `width`, the norm of each row, the norm of what rounding took from it."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    at_row = row.to(tl.int64)[:, None] * d
+    long_row = row.to(tl.int64)[:, None]
     squares = tl.zeros([ROWS, COLUMNS], tl.float32)
     lost = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in range(0, d, COLUMNS):
+    for start in range(0, width, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         inside = (row < rows)[:, None] & (column < d)[None, :]
-        value = tl.load(source + at_row + column[None, :], mask=inside, other=0.0)
+        value = tl.load(source + long_row * d + column[None, :], mask=inside, other=0.0)
         if CENTRE:
             value -= tl.load(shift + column, mask=column < d, other=0.0)[None, :]
         near = nearest_bfloat16(value)
-        tl.store(rounded + at_row + column[None, :], near.to(tl.bfloat16), mask=inside)
+        inside = (row < rows)[:, None] & (column < width)[None, :]
+        tl.store(rounded + long_row * width + column[None, :], near.to(tl.bfloat16), mask=inside)
         squares += value * value
         lost += (value - near) * (value - near)
     tl.store(norms + row, tl.sqrt(tl.sum(squares, axis=1)), mask=row < rows)
@@ -60,15 +61,14 @@ def row_scales(norm, residual, d, CERTIFY: tl.constexpr):
 
 
 @triton.jit
-def certified_error(a, c, norm, residual, bias, d):
-    """Bound on |screened - float32 score| of one latent; an infinite bias adds no error."""
-    bias_error = tl.where(tl.abs(bias) < float("inf"), RELATIVE * tl.abs(bias), 0.0)
-    return a * (norm + floor(d)) + c * (residual + floor(d)) + bias_error
+def bias_error(bias):
+    """What a bias adds to the error of a score; an infinite one nothing."""
+    return tl.where(tl.abs(bias) < float("inf"), RELATIVE * tl.abs(bias), 0.0)
 
 
 @triton.jit
 def _enc_top2(
-    x, w, bias, x_norms, x_residuals, w_norms, w_residuals, top, second, B, n, d, groups,
+    x, w, bias, x_norms, x_residuals, w_norms, w_residuals, top, second, B, n, d, width, groups,
     ROWS: tl.constexpr, LATENTS: tl.constexpr, DEPTH: tl.constexpr, MEMBERS: tl.constexpr, BAND: tl.constexpr,
     CERTIFY: tl.constexpr, TMA: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -90,38 +90,34 @@ def _enc_top2(
     latent = latent_start + tl.arange(0, LATENTS)
 
     score = tl.zeros([ROWS, LATENTS], tl.float32)
-    if TMA:
-        for start in range(0, d, DEPTH):
-            a = x.load([row_start, start])
-            b = w.load([latent_start, start])
-            if UPCAST:  # the interpreter multiplies the bits of bfloat16 as integers
-                a, b = a.to(tl.float32), b.to(tl.float32)
-            score = tl.dot(a, b.T, score)
-    else:
+    if not TMA:
+        # Rows and latents beyond the end read the first ones again: what they score is not kept.
         column = tl.arange(0, DEPTH)
-        x_at = x + row.to(tl.int64)[:, None] * d + column[None, :]
-        w_at = w + latent.to(tl.int64)[None, :] * d + column[:, None]
-        for start in range(0, d, DEPTH):
-            left = d - start
-            a = tl.load(x_at, mask=(row < B)[:, None] & (column < left)[None, :], other=0.0)
-            b = tl.load(w_at, mask=(latent < n)[None, :] & (column < left)[:, None], other=0.0)
-            if UPCAST:
-                a, b = a.to(tl.float32), b.to(tl.float32)
-            score = tl.dot(a, b, score)
-            x_at += DEPTH
-            w_at += DEPTH
+        x_at = x + (row % B).to(tl.int64)[:, None] * width + column[None, :]
+        w_at = w + (latent % n).to(tl.int64)[:, None] * width + column[None, :]
+    for start in range(0, width, DEPTH):
+        if TMA:
+            a, b = x.load([row_start, start]), w.load([latent_start, start])
+        else:
+            a, b = tl.load(x_at + start), tl.load(w_at + start)
+        if UPCAST:  # the interpreter multiplies the bits of bfloat16 as integers
+            a, b = a.to(tl.float32), b.to(tl.float32)
+        score = tl.dot(a, tl.trans(b), score)
 
+    # Infinity where nothing is known of a latent, so that it is never dropped; -infinity where there is none.
     shift = tl.load(bias + latent, mask=latent < n, other=float("-inf"))
     norm = tl.load(w_norms + latent, mask=latent < n, other=0.0)
-    score += shift[None, :]
+    shift = tl.where((norm <= WILD) & (shift == shift), shift, float("inf"))
     if CERTIFY:
         x_norm = tl.load(x_norms + row, mask=row < B, other=0.0)
         x_residual = tl.load(x_residuals + row, mask=row < B, other=0.0)
         residual = tl.load(w_residuals + latent, mask=latent < n, other=0.0)
         a, c = row_scales(x_norm, x_residual, d, CERTIFY)
-        score += certified_error(a[:, None], c[:, None], norm[None, :], residual[None, :], shift[None, :], d)
-    wild = (norm > WILD) | (norm != norm) | (shift != shift)
-    score = tl.where(wild[None, :], float("inf"), score)
+        shift += bias_error(shift)
+        score += a[:, None] * (norm + floor(d))[None, :]
+        score += c[:, None] * (residual + floor(d))[None, :]
+    score += shift[None, :]
+    score = tl.where(score == score, score, float("inf"))
 
     SPREAD: tl.constexpr = LATENTS // MEMBERS
     member = tl.arange(0, MEMBERS)[None, :, None]

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from revelio_fast.ops.triton.float_bits import NOTHING, from_ordered, ordered
-from revelio_fast.ops.triton.topk_screen import RELATIVE, WILD, certified_error, floor, row_scales
+from revelio_fast.ops.triton.topk_screen import RELATIVE, WILD, bias_error, floor, row_scales
 
 
 @triton.jit
@@ -46,7 +46,8 @@ def _select_groups(
         shift = tl.load(bias + latent, mask=chosen, other=0.0)
         norm = tl.load(w_norms + latent, mask=chosen, other=0.0)
         residual = tl.load(w_residuals + latent, mask=chosen, other=0.0)
-        certain = best - 2.0 * certified_error(a, c, norm, residual, shift, d)
+        error = a * (norm + floor(d)) + c * (residual + floor(d)) + bias_error(shift)
+        certain = best - 2.0 * error
         certain = tl.where(tl.abs(shift) < float("inf"), certain, best)
         certain = tl.where(norm <= WILD, certain, float("-inf"))
         least = tl.min(tl.where(chosen, certain, float("inf")), axis=0)
@@ -85,7 +86,7 @@ def _select_groups(
 
 @triton.jit
 def _rescore(
-    x, shift, w, bias, latents, keys, known, count, n, d, slots,
+    x, shift, w, bias, latents, keys, known, count, n, d, width, slots,
     CENTRE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Scores of the candidates that have none yet, float32 products and sums of the inputs as given."""
@@ -98,10 +99,10 @@ def _rescore(
         products = tl.zeros([ROWS, COLUMNS], tl.float32)
         for left in range(0, d, COLUMNS):
             column = left + tl.arange(0, COLUMNS)
-            value = tl.load(x + row * d + column, mask=column < d, other=0.0).to(tl.float32)
+            value = tl.load(x + row * width + column, mask=column < d, other=0.0).to(tl.float32)
             if CENTRE:
                 value -= tl.load(shift + column, mask=column < d, other=0.0)
-            at = latent.to(tl.int64)[:, None] * d + column[None, :]
+            at = latent.to(tl.int64)[:, None] * width + column[None, :]
             weight = tl.load(w + at, mask=exists[:, None] & (column < d)[None, :], other=0.0)
             products += value[None, :] * weight.to(tl.float32)
         score = tl.sum(products, axis=1) + tl.load(bias + latent, mask=exists, other=0.0)
