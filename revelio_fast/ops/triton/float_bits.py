@@ -5,6 +5,8 @@ import triton.language as tl
 
 # Below the key of every float, -infinity included.
 NOTHING = tl.constexpr(-(2**31))
+# The key of infinity.
+INFINITY = tl.constexpr(0x7F800000)
 
 
 @triton.jit

@@ -3,85 +3,97 @@
 import triton
 import triton.language as tl
 
-from revelio_fast.ops.triton.float_bits import NOTHING, from_ordered, ordered
+from revelio_fast.ops.triton.float_bits import INFINITY, NOTHING, from_ordered, ordered
 from revelio_fast.ops.triton.topk_screen import RELATIVE, WILD, bias_error, floor, row_scales
 
 
 @triton.jit
-def _kth_largest(key, k):
-    """The k-th largest of an int32 vector: its bits, found one by one by counting."""
-    reached = tl.sum((key >= 0).to(tl.int32), axis=0) >= k
-    found = tl.where(reached, 0, NOTHING)
+def _reached(key, trial, k):
+    """Whether at least k of a row's keys are `trial` or larger."""
+    return tl.sum((key >= trial[:, None]).to(tl.int32), axis=1) >= k
+
+
+@triton.jit
+def _kth_largest(key, k, ROWS: tl.constexpr):
+    """The k-th largest key of each row: its bits, found one by one by counting."""
+    zero = tl.zeros([ROWS], tl.int32)
+    found = tl.where(_reached(key, zero, k), zero, zero + NOTHING)
     for i in range(31):
         trial = found + (1 << (30 - i))
-        found = tl.where(tl.sum((key >= trial).to(tl.int32), axis=0) >= k, trial, found)
+        found = tl.where(_reached(key, trial, k), trial, found)
     return found
 
 
 @triton.jit
 def _select_groups(
     top, second, bias, x_norms, x_residuals, w_norms, w_residuals, largest_norm,
-    latents, keys, known, count, overflown, n_overflown, n, d, groups, k, slots,
-    BLOCK: tl.constexpr, LATENTS: tl.constexpr, MEMBERS: tl.constexpr, CERTIFY: tl.constexpr,
+    latents, keys, known, count, overflown, n_overflown, B, n, d, groups, k, slots,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, LATENTS: tl.constexpr, MEMBERS: tl.constexpr, CERTIFY: tl.constexpr,
 ):  # fmt: skip
     """List every latent of a row that can be among its k best; a row that has too many is put on another list.
 
     ``latents[row, :count]`` are the candidates. Of the first `known` of them the scores are in `keys` already.
     """
     SPREAD: tl.constexpr = LATENTS // MEMBERS
-    row = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     group = tl.arange(0, BLOCK)
-    best = tl.load(top + row * groups + group, mask=group < groups, other=float("-inf"))
-    second += row * groups + group
-    first_latent = (group // SPREAD) * LATENTS + group % SPREAD
-    a, c = row_scales(tl.load(x_norms + row), tl.load(x_residuals + row), d, CERTIFY)
+    inside = (row < B)[:, None] & (group < groups)[None, :]
+    at = row.to(tl.int64)[:, None] * groups + group[None, :]
+    best = ordered(tl.load(top + at, mask=inside, other=float("-inf")))
+    first_latent = ((group // SPREAD) * LATENTS + group % SPREAD)[None, :]
+    x_norm = tl.load(x_norms + row, mask=row < B, other=float("nan"))
+    x_residual = tl.load(x_residuals + row, mask=row < B, other=0.0)
+    a, c = row_scales(x_norm, x_residual, d, CERTIFY)
 
     # What the k-th best score is at least.
-    kth = _kth_largest(ordered(best), k)
+    kth = _kth_largest(best, k, ROWS)
     if CERTIFY:
-        chosen = (ordered(best) >= kth) & (group < groups)
-        which = tl.load(second, mask=chosen, other=0) & (MEMBERS - 1)
-        latent = first_latent + which * SPREAD
+        chosen = (best >= kth[:, None]) & inside
+        latent = first_latent + (tl.load(second + at, mask=chosen, other=0) & (MEMBERS - 1)) * SPREAD
         chosen = chosen & (latent < n)
-        shift = tl.load(bias + latent, mask=chosen, other=0.0)
         norm = tl.load(w_norms + latent, mask=chosen, other=0.0)
+        error = a[:, None] * (norm + floor(d))
         residual = tl.load(w_residuals + latent, mask=chosen, other=0.0)
-        error = a * (norm + floor(d)) + c * (residual + floor(d)) + bias_error(shift)
-        certain = best - 2.0 * error
-        certain = tl.where(tl.abs(shift) < float("inf"), certain, best)
+        error += c[:, None] * (residual + floor(d))
+        shift = tl.load(bias + latent, mask=chosen, other=0.0)
+        error += bias_error(shift)
+        certain = from_ordered(best)
+        certain = tl.where(tl.abs(shift) < float("inf"), certain - 2.0 * error, certain)
         certain = tl.where(norm <= WILD, certain, float("-inf"))
-        least = tl.min(tl.where(chosen, certain, float("inf")), axis=0)
+        least = tl.min(tl.where(chosen, certain, float("inf")), axis=1)
     else:
         kth_best = from_ordered(kth)
         least = kth_best - 2.0 * a * (tl.load(largest_norm) + floor(d)) - RELATIVE * tl.abs(kth_best)
-    least_key = ordered(least)
+    least_key = ordered(least)[:, None]
 
-    alive = (best >= least) & (group < groups)
-    word = tl.load(second, mask=alive, other=0)
-    revisit = alive & (((word | (MEMBERS - 1)) >= least_key) | (best == float("inf")))
-    single = alive & ~revisit
-    n_single = tl.sum(single.to(tl.int32), axis=0)
-    n_revisit = tl.sum(revisit.to(tl.int32), axis=0)
+    alive = (best >= least_key) & inside
+    word = tl.load(second + at, mask=alive, other=0)
+    revisit = alive & (((word | (MEMBERS - 1)) >= least_key) | (best >= INFINITY))
+    single = alive & (revisit == 0)
+    n_single = tl.sum(single.to(tl.int32), axis=1)
+    n_revisit = tl.sum(revisit.to(tl.int32), axis=1)
     total = n_single + n_revisit * MEMBERS
-    # NaN fails every comparison: a row that cannot be screened lands here too.
+    # NaN fails every comparison: a row that cannot be screened does not fit.
     fits = (a >= 0.0) & (least > float("-inf")) & (least < float("inf")) & (total <= slots)
-    at = row * slots
-    if fits:
-        slot = at + tl.cumsum(single.to(tl.int32), axis=0) - 1
-        tl.store(latents + slot, first_latent + (word & (MEMBERS - 1)) * SPREAD, mask=single)
-        if not CERTIFY:
-            tl.store(keys + slot, ordered(best), mask=single)
-        order = tl.cumsum(revisit.to(tl.int32), axis=0)
-        member = tl.arange(0, MEMBERS)
-        for i in range(n_revisit):
-            start = tl.sum(tl.where(revisit & (order == i + 1), first_latent, 0), axis=0)
-            tl.store(latents + at + n_single + i * MEMBERS + member, start + member * SPREAD)
-        tl.store(count + row, total)
-        tl.store(known + row, 0 if CERTIFY else n_single)
-    else:
-        tl.store(count + row, -1)
-        tl.store(known + row, 0)
-        tl.store(overflown + tl.atomic_add(n_overflown, 1), row.to(tl.int32))
+    tl.store(count + row, tl.where(fits, total, -1), mask=row < B)
+    tl.store(known + row, tl.where(fits, 0 if CERTIFY else n_single, 0), mask=row < B)
+    lost = (row < B) & (fits == 0)
+    entry = tl.atomic_add(n_overflown + tl.zeros([ROWS], tl.int32), 1, mask=lost)
+    tl.store(overflown + entry, row, mask=lost)
+
+    start = row.to(tl.int64)[:, None] * slots
+    slot = tl.cumsum(single.to(tl.int32), axis=1) - 1
+    single = single & fits[:, None]
+    tl.store(latents + start + slot, first_latent + (word & (MEMBERS - 1)) * SPREAD, mask=single)
+    if not CERTIFY:
+        tl.store(keys + start + slot, best, mask=single)
+    order = tl.cumsum(revisit.to(tl.int32), axis=1)
+    n_revisit = tl.where(fits, n_revisit, 0)
+    member = tl.arange(0, MEMBERS)[None, :]
+    for i in range(tl.max(n_revisit, axis=0)):
+        first = tl.sum(tl.where(revisit & (order == i + 1), first_latent, 0), axis=1)
+        place = start + (n_single + i * MEMBERS)[:, None] + member
+        tl.store(latents + place, first[:, None] + member * SPREAD, mask=(i < n_revisit)[:, None])
 
 
 @triton.jit
