@@ -120,7 +120,7 @@ def _rounded(rows: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor, Tensor
     width = triton.cdiv(d, PADDING) * PADDING
     out = rows.new_empty(count, width, dtype=torch.bfloat16), rows.new_empty(count), rows.new_empty(count)
     _round_rows[(triton.cdiv(count, ROUND["ROWS"]),)](
-        rows, shift, *out, count, d, width, CENTRE=shift is not None, **ROUND, num_warps=4
+        rows, shift, *out, count, d, width, CENTRE=shift is not None, **ROUND, num_warps=8
     )
     return out
 
@@ -128,7 +128,7 @@ def _rounded(rows: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor, Tensor
 def _certificate(x16, w16, b_enc: Tensor, sizes: Plan, d: int, exact: bool) -> tuple[Tensor, Tensor]:
     """Best score, and which latent's it is beside a bound on the second best, of each row and group: ``[B, groups]``."""
     (B, width), n, tile = x16[0].shape, w16[0].shape[0], sizes.tile
-    top, second = b_enc.new_empty(B, sizes.groups), b_enc.new_empty(B, sizes.groups, dtype=torch.int32)
+    top, second = b_enc.new_empty(B, sizes.groups), b_enc.new_empty(B, sizes.groups, dtype=torch.int16)
     descriptors = _descriptors(x16[0], w16[0], sizes)
     _enc_top2[(triton.cdiv(B, tile.rows) * triton.cdiv(n, tile.latents),)](
         *(descriptors or (x16[0], w16[0])), b_enc, *x16[1:], *w16[1:], top, second, B, n, d, width, sizes.groups,
@@ -162,10 +162,11 @@ def _descriptors(x16: Tensor, w16: Tensor, sizes: Plan) -> tuple[Any, Any] | Non
 
 
 def _select_sizes(groups: int) -> tuple[dict[str, int], int]:
-    """Rows and groups of a program of `_select_groups`, and its warps: sixteen groups to a thread, at most 16 warps."""
+    """Rows and groups of a program of `_select_groups`, and its warps: eight groups to a thread, at most 16 warps."""
     block = triton.next_power_of_2(groups)
     rows = max(1, min(16, 2048 // block))
-    return {"ROWS": rows, "BLOCK": block}, max(1, min(16, rows * block // 512))
+    warps = max(1, min(16, rows * block // 256))
+    return {"ROWS": rows, "BLOCK": block, "CHUNK": min(block, 2048 // rows)}, warps
 
 
 def aot_cases(capability: int) -> list[dict[str, Any]]:
@@ -173,9 +174,9 @@ def aot_cases(capability: int) -> list[dict[str, Any]]:
     pointers = dict.fromkeys(
         "source shift norms residuals x w bias x_norms x_residuals w_norms w_residuals largest_norm top values".split(),
         "*fp32",
-    ) | dict.fromkeys("second latents keys known count overflown n_overflown scratch".split(), "*i32")
+    ) | dict.fromkeys("latents keys known count overflown n_overflown scratch".split(), "*i32")
     numbers = dict.fromkeys("rows B n d width groups k slots chunks wide when_full".split(), "i32")
-    types = pointers | numbers | {"rounded": "*bf16", "indices": "*i64"}
+    types = pointers | numbers | {"rounded": "*bf16", "second": "*i16", "indices": "*i64"}
     cases = []
 
     def case(name: str, kernel: Any, warps: int, stages: int = 3, types: dict[str, str] = types, **constexprs) -> None:
@@ -194,8 +195,8 @@ def aot_cases(capability: int) -> list[dict[str, Any]]:
 
     half = types | {"x": "*bf16", "w": "*bf16"}
     for d in (1280, 1283):
-        case(f"round x d={d}", _round_rows, 4, CENTRE=True, **ROUND)
-        case(f"round W_enc d={d}", _round_rows, 4, CENTRE=False, shift=None, **ROUND)
+        case(f"round x d={d}", _round_rows, 8, CENTRE=True, **ROUND)
+        case(f"round W_enc d={d}", _round_rows, 8, CENTRE=False, shift=None, **ROUND)
         case(f"rescore fp32 d={d}", _rescore, 4, CENTRE=True, **RESCORE)
         case(f"full fp32 d={d}", _score_rows, 4, 1, CENTRE=True, **FULL)
     case("rescore bf16 d=1280", _rescore, 4, types=half, CENTRE=False, **RESCORE)
@@ -213,10 +214,10 @@ def aot_cases(capability: int) -> list[dict[str, Any]]:
                 ROWS=tile.rows, LATENTS=tile.latents, DEPTH=tile.depth, MEMBERS=sizes.members, BAND=BAND,
                 CERTIFY=exact, TMA=tma, UPCAST=False,
             )  # fmt: skip
-            select, warps = _select_sizes(sizes.groups)
-            case(
-                f"select {precision} B={B} d=1280", _select_groups, warps,
-                **select, LATENTS=tile.latents, MEMBERS=sizes.members, CERTIFY=exact,
-            )  # fmt: skip
+        select, warps = _select_sizes(sizes.groups)
+        case(
+            f"select {precision} d=1280", _select_groups, warps,
+            **select, LATENTS=tile.latents, MEMBERS=sizes.members, CERTIFY=exact,
+        )  # fmt: skip
     case("rank", _rank, 4, RELU=True, **RANK)
     return cases

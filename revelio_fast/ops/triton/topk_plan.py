@@ -25,6 +25,7 @@ class Tile(NamedTuple):
 # 9.0 and 10.0, 163 KB on 8.0, 99 KB on 8.6, 8.9 and 12.0. Registers set the area: docs/gpu-topk.md.
 TILES = (
     (120, Tile(64, 128, 64, 4, 3), Tile(128, 128, 32, 8, 4)),
+    (100, Tile(128, 128, 64, 8, 4), Tile(128, 128, 64, 8, 4)),
     (90, Tile(64, 256, 64, 4, 4), Tile(128, 256, 64, 8, 3)),
     (86, Tile(64, 128, 64, 4, 3), Tile(128, 128, 32, 8, 4)),
     (80, Tile(64, 128, 64, 4, 4), Tile(128, 256, 64, 8, 3)),
@@ -79,7 +80,8 @@ def certificate_bytes(d: int, n: int, k: int, members: int, precision: str) -> t
     """Bytes per row that the certificate writes, that selection reads, and that revisited groups read of W_enc."""
     groups, survivors = n / members, SURVIVORS[precision] * k
     revisits = survivors * (survivors - 1) / 2 / groups  # pairs that share a group, as chance has it
-    return 8 * groups, 4 * groups + 2 * SECTOR * survivors, revisits * members * d * _bytes_per_weight(precision)
+    gathers = 1 if precision == "bf16" else 2
+    return 6 * groups, 4 * groups + gathers * SECTOR * survivors, revisits * members * d * _bytes_per_weight(precision)
 
 
 def traffic(B: int, d: int, n: int, k: int, precision: str = "bf16", capability: int = 90) -> dict[str, float]:

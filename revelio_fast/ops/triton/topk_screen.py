@@ -6,7 +6,7 @@ docs/gpu-topk.md has the algorithm and its proof.
 import triton
 import triton.language as tl
 
-from revelio_fast.ops.triton.float_bits import nearest_bfloat16, ordered
+from revelio_fast.ops.triton.float_bits import nearest_bfloat16, pack_runner_up
 
 # A row or latent whose norm is larger, or NaN, is not screened: below, no product of two norms overflows.
 WILD = tl.constexpr(1e18)
@@ -76,7 +76,7 @@ def _enc_top2(
 
     A group is every (LATENTS / MEMBERS)-th latent of a tile: neighbours, which are often alike, fall in different
     groups, and a thread holds whole groups in its registers. With `CERTIFY` a score is the largest that the float32
-    score can be. `second` is an ordered key rounded up to a multiple of MEMBERS, its low bits say which is the largest.
+    score can be.
     """
     # Tiles go in bands of BAND row blocks: what a wave of programs reads of x and w stays in the L2 cache.
     row_blocks, latent_blocks = tl.cdiv(B, ROWS), tl.cdiv(n, LATENTS)
@@ -128,4 +128,4 @@ def _enc_top2(
     group = block * SPREAD + tl.arange(0, SPREAD)
     at = row.to(tl.int64)[:, None] * groups + group[None, :]
     tl.store(top + at, best, mask=(row < B)[:, None])
-    tl.store(second + at, (ordered(runner_up) & -MEMBERS) | which, mask=(row < B)[:, None])
+    tl.store(second + at, pack_runner_up(best, runner_up, which), mask=(row < B)[:, None])

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from revelio_fast.ops.triton.float_bits import INFINITY, NOTHING, from_ordered, ordered
+from revelio_fast.ops.triton.float_bits import INFINITY, NOTHING, best_member, from_ordered, ordered, runner_up_bound
 from revelio_fast.ops.triton.topk_screen import RELATIVE, WILD, bias_error, floor, row_scales
 
 
@@ -25,53 +25,77 @@ def _kth_largest(key, k, ROWS: tl.constexpr):
 
 
 @triton.jit
+def _survivors(
+    top, second, row, start, least_key, B, groups,
+    CHUNK: tl.constexpr, LATENTS: tl.constexpr, MEMBERS: tl.constexpr,
+):  # fmt: skip
+    """Of a chunk of groups: (keys, best latents, first latents, alive alone, alive and to be scored again)."""
+    SPREAD: tl.constexpr = LATENTS // MEMBERS
+    group = (start + tl.arange(0, CHUNK))[None, :]
+    at = row.to(tl.int64)[:, None] * groups + group
+    inside = (row < B)[:, None] & (group < groups)
+    key = ordered(tl.load(top + at, mask=inside, other=float("-inf")))
+    alive = (key >= least_key[:, None]) & inside
+    packed = tl.load(second + at, mask=alive, other=0)
+    hidden = ordered(runner_up_bound(from_ordered(key), packed)) >= least_key[:, None]
+    revisit = alive & (hidden | (key >= INFINITY))
+    first = (group // SPREAD) * LATENTS + group % SPREAD
+    return key, first + best_member(packed) * SPREAD, first, alive & (revisit == 0), revisit
+
+
+@triton.jit
 def _select_groups(
     top, second, bias, x_norms, x_residuals, w_norms, w_residuals, largest_norm,
     latents, keys, known, count, overflown, n_overflown, B, n, d, groups, k, slots,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, LATENTS: tl.constexpr, MEMBERS: tl.constexpr, CERTIFY: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, LATENTS: tl.constexpr, MEMBERS: tl.constexpr,
+    CERTIFY: tl.constexpr,
 ):  # fmt: skip
     """List every latent of a row that can be among its k best; a row that has too many is put on another list.
 
-    ``latents[row, :count]`` are the candidates. Of the first `known` of them the scores are in `keys` already.
+    ``latents[row, :count]`` are the candidates. Of the first `known` of them the scores are in `keys` already. Only the
+    search for the k-th best holds all groups (BLOCK or fewer) in registers.
     """
     SPREAD: tl.constexpr = LATENTS // MEMBERS
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    group = tl.arange(0, BLOCK)
-    inside = (row < B)[:, None] & (group < groups)[None, :]
-    at = row.to(tl.int64)[:, None] * groups + group[None, :]
-    best = ordered(tl.load(top + at, mask=inside, other=float("-inf")))
-    first_latent = ((group // SPREAD) * LATENTS + group % SPREAD)[None, :]
+    group = tl.arange(0, BLOCK)[None, :]
+    inside = (row < B)[:, None] & (group < groups)
+    best = tl.load(top + row.to(tl.int64)[:, None] * groups + group, mask=inside, other=float("-inf"))
+    kth = _kth_largest(ordered(best), k, ROWS)
     x_norm = tl.load(x_norms + row, mask=row < B, other=float("nan"))
     x_residual = tl.load(x_residuals + row, mask=row < B, other=0.0)
     a, c = row_scales(x_norm, x_residual, d, CERTIFY)
 
     # What the k-th best score is at least.
-    kth = _kth_largest(best, k, ROWS)
     if CERTIFY:
-        chosen = (best >= kth[:, None]) & inside
-        latent = first_latent + (tl.load(second + at, mask=chosen, other=0) & (MEMBERS - 1)) * SPREAD
-        chosen = chosen & (latent < n)
-        norm = tl.load(w_norms + latent, mask=chosen, other=0.0)
-        error = a[:, None] * (norm + floor(d))
-        residual = tl.load(w_residuals + latent, mask=chosen, other=0.0)
-        error += c[:, None] * (residual + floor(d))
-        shift = tl.load(bias + latent, mask=chosen, other=0.0)
-        error += bias_error(shift)
-        certain = from_ordered(best)
-        certain = tl.where(tl.abs(shift) < float("inf"), certain - 2.0 * error, certain)
-        certain = tl.where(norm <= WILD, certain, float("-inf"))
-        least = tl.min(tl.where(chosen, certain, float("inf")), axis=1)
+        least = tl.zeros([ROWS], tl.float32) + float("inf")
+        for start in range(0, groups, CHUNK):
+            key, latent, first, single, revisit = _survivors(
+                top, second, row, start, kth, B, groups, CHUNK, LATENTS, MEMBERS
+            )
+            chosen = (single | revisit) & (latent < n)
+            norm = tl.load(w_norms + latent, mask=chosen, other=0.0)
+            error = a[:, None] * (norm + floor(d))
+            residual = tl.load(w_residuals + latent, mask=chosen, other=0.0)
+            error += c[:, None] * (residual + floor(d))
+            shift = tl.load(bias + latent, mask=chosen, other=0.0)
+            error += bias_error(shift)
+            certain = from_ordered(key)
+            certain = tl.where(tl.abs(shift) < float("inf"), certain - 2.0 * error, certain)
+            certain = tl.where(norm <= WILD, certain, float("-inf"))
+            least = tl.minimum(least, tl.min(tl.where(chosen, certain, float("inf")), axis=1))
     else:
         kth_best = from_ordered(kth)
         least = kth_best - 2.0 * a * (tl.load(largest_norm) + floor(d)) - RELATIVE * tl.abs(kth_best)
-    least_key = ordered(least)[:, None]
+    least_key = ordered(least)
 
-    alive = (best >= least_key) & inside
-    word = tl.load(second + at, mask=alive, other=0)
-    revisit = alive & (((word | (MEMBERS - 1)) >= least_key) | (best >= INFINITY))
-    single = alive & (revisit == 0)
-    n_single = tl.sum(single.to(tl.int32), axis=1)
-    n_revisit = tl.sum(revisit.to(tl.int32), axis=1)
+    n_single = tl.zeros([ROWS], tl.int32)
+    n_revisit = tl.zeros([ROWS], tl.int32)
+    for start in range(0, groups, CHUNK):
+        key, latent, first, single, revisit = _survivors(
+            top, second, row, start, least_key, B, groups, CHUNK, LATENTS, MEMBERS
+        )
+        n_single += tl.sum(single.to(tl.int32), axis=1)
+        n_revisit += tl.sum(revisit.to(tl.int32), axis=1)
     total = n_single + n_revisit * MEMBERS
     # NaN fails every comparison: a row that cannot be screened does not fit.
     fits = (a >= 0.0) & (least > float("-inf")) & (least < float("inf")) & (total <= slots)
@@ -81,19 +105,28 @@ def _select_groups(
     entry = tl.atomic_add(n_overflown + tl.zeros([ROWS], tl.int32), 1, mask=lost)
     tl.store(overflown + entry, row, mask=lost)
 
-    start = row.to(tl.int64)[:, None] * slots
-    slot = tl.cumsum(single.to(tl.int32), axis=1) - 1
-    single = single & fits[:, None]
-    tl.store(latents + start + slot, first_latent + (word & (MEMBERS - 1)) * SPREAD, mask=single)
-    if not CERTIFY:
-        tl.store(keys + start + slot, best, mask=single)
-    order = tl.cumsum(revisit.to(tl.int32), axis=1)
-    n_revisit = tl.where(fits, n_revisit, 0)
-    member = tl.arange(0, MEMBERS)[None, :]
-    for i in range(tl.max(n_revisit, axis=0)):
-        first = tl.sum(tl.where(revisit & (order == i + 1), first_latent, 0), axis=1)
-        place = start + (n_single + i * MEMBERS)[:, None] + member
-        tl.store(latents + place, first[:, None] + member * SPREAD, mask=(i < n_revisit)[:, None])
+    begin = row.to(tl.int64)[:, None] * slots
+    singles = tl.zeros([ROWS], tl.int32)
+    members = n_single
+    for start in range(0, groups, CHUNK):
+        key, latent, first, single, revisit = _survivors(
+            top, second, row, start, least_key, B, groups, CHUNK, LATENTS, MEMBERS
+        )
+        single = single & fits[:, None]
+        slot = begin + singles[:, None] + tl.cumsum(single.to(tl.int32), axis=1) - 1
+        tl.store(latents + slot, latent, mask=single)
+        if not CERTIFY:
+            tl.store(keys + slot, key, mask=single)
+        singles += tl.sum(single.to(tl.int32), axis=1)
+        revisit = revisit & fits[:, None]
+        order = tl.cumsum(revisit.to(tl.int32), axis=1)
+        found = tl.sum(revisit.to(tl.int32), axis=1)
+        member = tl.arange(0, MEMBERS)[None, :]
+        for i in range(tl.max(found, axis=0)):
+            its_first = tl.sum(tl.where(revisit & (order == i + 1), first, 0), axis=1)
+            place = begin + (members + i * MEMBERS)[:, None] + member
+            tl.store(latents + place, its_first[:, None] + member * SPREAD, mask=(i < found)[:, None])
+        members += found * MEMBERS
 
 
 @triton.jit
