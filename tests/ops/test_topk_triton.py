@@ -53,8 +53,8 @@ class Case:
     def assert_certified(self) -> None:
         """Every latent that reaches the k-th exact score is a candidate, in each row that was screened."""
         kth = self.exact()[0][:, -1]
-        for row in (self.found.count >= 0).nonzero().flatten().tolist():
-            listed = self.found.latents[row, : self.found.count[row]].tolist()
+        for row in (self.found.total >= 0).nonzero().flatten().tolist():
+            listed = self.found.latents[row, : self.found.total[row]].tolist()
             assert len(set(listed)) == len(listed)
             assert set((self.scores[row] >= kth[row]).nonzero().flatten().tolist()) <= set(listed)
 
@@ -97,7 +97,7 @@ def test_winners_that_hide_behind_one_another(precision, n, k, members, monkeypa
     case.W_enc[group[: members // 2], 0] = case.W_enc[group[members // 2 :], 0].flip(0)
     case.assert_exact(precision)
     assert (case.found.n_overflown == 0).all()
-    assert (case.found.count - case.found.known >= members).all()
+    assert (case.found.total - case.found.known >= members).all()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -108,19 +108,19 @@ def test_a_second_winner_is_revisited_only_where_there_is_one(precision):
     case.x[:, 0] = 1.0
     case.W_enc[groups[:6, 3], 0] = torch.tensor([90.0, 80, 70, 60, 20, 10])
     case.assert_exact(precision)
-    assert case.found.count.tolist() == [4, 4]
+    assert case.found.total.tolist() == [4, 4]
     case.W_enc[groups[0, 5], 0] = 65.0
     case.assert_exact(precision)
     if precision == "bf16":
         assert case.found.known.tolist() == [3, 3]  # only the first group is scored again
-    assert case.found.count.tolist() == [3 + groups.shape[1]] * 2
+    assert case.found.total.tolist() == [3 + groups.shape[1]] * 2
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_ties_within_and_across_groups(precision, loads):
     case = integers(Case(20, 6, 600, 9))
     case.assert_exact(precision)
-    assert (case.found.count > 9).any()
+    assert (case.found.total > 9).any()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -132,7 +132,7 @@ def test_a_tie_for_the_last_place_between_groups(precision):
     tied = torch.cat([groups[:4, 2], groups[9:11, 0]])
     case.b_enc[tied] = 3.0
     case.assert_exact(precision)
-    assert case.found.count.item() == 6
+    assert case.found.total.item() == 6
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -165,7 +165,7 @@ def test_rounding_of_the_weights_against_the_winner():
     case.W_enc[rivals] = 523.0  # 524
     case.W_enc[rivals, 5] = 504.0  # exact
     case.assert_exact("fp32")
-    assert case.found.count.item() == 7  # nothing but the bound let the winner in: it is a candidate, not a fallback
+    assert case.found.total.item() == 7  # nothing but the bound let the winner in: it is a candidate, not a fallback
     best = case.exact()[1][0, 0].item()
     assert best == groups[7, 1].item() and best not in case.run("bf16")[1]
 
@@ -180,7 +180,7 @@ def test_rounding_of_the_row_against_the_winner():
     case.W_enc[rivals, 8:] = 258.0
     case.W_enc[rivals, 9] = 256.0
     case.assert_exact("fp32")
-    assert case.found.count.item() == 7
+    assert case.found.total.item() == 7
     best = case.exact()[1][0, 0].item()
     assert best == groups[7, 1].item() and best not in case.run("bf16")[1]
 
@@ -206,7 +206,7 @@ def test_sums_that_only_their_order_sets_apart(precision, bias):
     case.b_enc[alike] = bias
     case.run(precision)
     case.assert_certified()
-    assert case.found.count.item() == 12
+    assert case.found.total.item() == 12
     scores = (case.W_enc[alike] @ case.x[0] + bias).unique()
     assert scores.numel() > 1 or DEVICE != "cpu"  # the attack is one: float32 sums do differ
 
@@ -272,7 +272,7 @@ def test_rows_with_too_many_candidates_are_scored_in_full(precision, relu):
     assert torch.equal(values.double(), want_values.clamp(min=0) if relu else want_values)
     lost = case.found.overflown[: case.found.n_overflown].tolist()
     assert set(lost) == {4, 17, 19}
-    assert (case.found.count < 0).nonzero().flatten().tolist() == sorted(lost)
+    assert (case.found.total < 0).nonzero().flatten().tolist() == sorted(lost)
     assert plan(20, 8, 2200, 3, precision, 80).chunks > 1  # the full path merges chunks
 
 
@@ -281,14 +281,14 @@ def test_values_that_cannot_be_screened(precision):
     """NaN, infinities and norms that overflow: those rows are scored in full and change nothing in the others."""
     case = integers(Case(6, 8, 512, 3), 3)
     clean_values, clean_indices = case.run(precision)
-    clean = case.found.count.clone()
+    clean = case.found.total.clone()
     assert (clean[[0, 5]] > 0).all()
     case.x[1, 2], case.x[2, 3], case.x[3, 0], case.x[4] = torch.nan, torch.inf, 1e30, 0.0
     values, indices = case.run(precision)
     for row in (0, 5):
         assert torch.equal(values[row], clean_values[row]) and torch.equal(indices[row], clean_indices[row])
-        assert case.found.count[row] == clean[row]
-    assert (case.found.count[1:4] == -1).all()
+        assert case.found.total[row] == clean[row]
+    assert (case.found.total[1:4] == -1).all()
     want_values, want_indices = case.exact()
     assert torch.equal(indices[1:], want_indices[1:])
     assert torch.equal(values[1].isnan(), want_values[1].isnan())
@@ -317,7 +317,9 @@ def test_rounding_is_that_of_torch():
     copy, norms, residuals = (t.cpu() for t in triton_encode._rounded(rows.to(DEVICE), shift.to(DEVICE)))
     assert torch.equal(copy[:, : rows.shape[1]], rows.bfloat16()) and not copy[:, rows.shape[1] :].any()
     rows = torch.randn(7, 333)
-    _, norms, residuals = (t.cpu() for t in triton_encode._rounded(rows.to(DEVICE), shift[:0].new_zeros(333).to(DEVICE)))
+    _, norms, residuals = (
+        t.cpu() for t in triton_encode._rounded(rows.to(DEVICE), shift[:0].new_zeros(333).to(DEVICE))
+    )
     for name, got, want in (
         ("norms", norms, rows.double().norm(dim=1)),
         ("residuals", residuals, (rows - rows.bfloat16()).double().norm(dim=1)),
@@ -370,6 +372,6 @@ def test_candidates_at_the_papers_size(precision):
     sizes = plan(B, d, n, k, precision, 80)
     assert case.found.n_overflown.item() == 0
     # every revisited group adds its members, of which all but two or so are no survivors
-    revisited = (case.found.count - case.found.known).float() if precision == "bf16" else 0
-    print(precision, case.found.count.float().mean(), case.found.known.float().mean(), sizes.members, revisited)
-    assert case.found.count.float().mean() <= SURVIVORS[precision] * k + 1.5 * sizes.members
+    revisited = (case.found.total - case.found.known).float() if precision == "bf16" else 0
+    print(precision, case.found.total.float().mean(), case.found.known.float().mean(), sizes.members, revisited)
+    assert case.found.total.float().mean() <= SURVIVORS[precision] * k + 1.5 * sizes.members

@@ -1,4 +1,4 @@
-"""Device functions on the bits of float32: an order with NaN on top, rounding to bfloat16, the 16 bits of a runner-up."""
+"""Device functions on the bits of float32: an order with NaN on top, rounding to bfloat16, a runner-up in 16 bits."""
 
 import triton
 import triton.language as tl

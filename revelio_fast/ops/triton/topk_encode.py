@@ -20,11 +20,21 @@ __all__ = ["aot_cases", "encode", "topk_encode", "traffic", "unavailable"]
 
 PADDING = 64  # columns: no tile of the GEMM is cut off along d, and every row starts at 16 bytes
 BAND = 8  # row blocks that share what they read of W_enc
-ROUND = {"ROWS": 16, "COLUMNS": 128}
-RESCORE = {"ROWS": 32, "COLUMNS": 128}
-RANK = {"BLOCK": 64}
-FULL = {"ROWS": FULL_ROWS, "LATENTS": FULL_LATENTS, "DEPTH": 32}
-FULL_RUN = {"num_warps": 4, "num_stages": 1}  # with more stages some architectures spill 8 bytes
+ROUND: dict[str, Any] = {"ROWS": 16, "COLUMNS": 128}
+RESCORE: dict[str, Any] = {"ROWS": 32, "COLUMNS": 128}
+RANK: dict[str, Any] = {"BLOCK": 64}
+FULL: dict[str, Any] = {"ROWS": FULL_ROWS, "LATENTS": FULL_LATENTS, "DEPTH": 32}
+FULL_RUN: dict[str, Any] = {"num_warps": 4, "num_stages": 1}  # with more stages some architectures spill 8 bytes
+
+# What the kernels' arguments are, by name.
+TYPES = {
+    "*fp32": "source shift norms residuals x w bias x_norms x_residuals w_norms w_residuals largest_norm top values",
+    "*i32": "latents keys known count overflown n_overflown scratch",
+    "*i64": "indices",
+    "*i16": "second",
+    "*bf16": "rounded",
+    "i32": "rows B n d width groups k slots chunks wide when_full",
+}
 
 
 class Candidates(NamedTuple):
@@ -33,12 +43,12 @@ class Candidates(NamedTuple):
     Attributes
     ----------
     latents : Tensor
-        ``[B, slots]`` int32, of which the first `count` mean something.
+        ``[B, slots]`` int32, of which the first `total` mean something.
     keys : Tensor
         ``[B, slots]`` int32 scores, ordered as integers.
     known : Tensor
         ``[B]`` int32: this many candidates kept the score of the GEMM, the others were scored again.
-    count : Tensor
+    total : Tensor
         ``[B]`` int32, -1 for a row that was scored in full.
     overflown : Tensor
         ``[B]`` int32, the rows that were scored in full, in no order.
@@ -49,7 +59,7 @@ class Candidates(NamedTuple):
     latents: Tensor
     keys: Tensor
     known: Tensor
-    count: Tensor
+    total: Tensor
     overflown: Tensor
     n_overflown: Tensor
 
@@ -76,11 +86,9 @@ def encode(
     x, W_enc, b_enc, b_pre = (t.detach().contiguous() for t in (x, W_enc, b_enc, b_pre))
     (B, d), n = x.shape, W_enc.shape[0]
     sizes = plan(B, d, n, k, precision, capability(x.device))
-    ints = dict(device=x.device, dtype=torch.int32)
-    found = Candidates(
-        *(torch.empty(B, sizes.slots, **ints) for _ in range(2)), *(torch.empty(B, **ints) for _ in range(3)),
-        torch.zeros(1, **ints),
-    )  # fmt: skip
+    shapes = {"latents": (B, sizes.slots), "keys": (B, sizes.slots), "known": (B,), "total": (B,), "overflown": (B,)}
+    ints = {name: x.new_empty(shape, dtype=torch.int32) for name, shape in shapes.items()}
+    found = Candidates(**ints, n_overflown=x.new_zeros(1, dtype=torch.int32))
     values, indices = x.new_empty(B, k), x.new_empty(B, k, dtype=torch.int64)
     if not B:
         return values, indices, found
@@ -95,20 +103,20 @@ def encode(
             certificate = _certificate(x16, w16, b_enc, sizes, d, exact)
             _select(*certificate, x16, w16, b_enc, found, sizes, d, k, exact)
             _rescore[(B,)](
-                *pair, found.latents, found.keys, found.known, found.count, n, d, pair[0].shape[1], sizes.slots,
+                *pair, found.latents, found.keys, found.known, found.total, n, d, pair[0].shape[1], sizes.slots,
                 CENTRE=exact, **RESCORE, num_warps=4,
             )  # fmt: skip
         else:
-            found.count.fill_(-1)
+            found.total.fill_(-1)
             torch.arange(B, out=found.overflown)
             found.n_overflown.fill_(B)
-        scratch = torch.empty(sizes.full_programs, FULL_ROWS, sizes.chunk, **ints)
+        scratch = x.new_empty(sizes.full_programs, FULL_ROWS, sizes.chunk, dtype=torch.int32)
         _score_rows[(sizes.full_programs,)](
             *pair, found.overflown, found.n_overflown, scratch, found.latents, found.keys,
             n, d, pair[0].shape[1], k, sizes.slots, sizes.chunks, sizes.chunk, CENTRE=exact, **FULL, **FULL_RUN,
         )  # fmt: skip
         _rank[(B,)](
-            found.latents, found.keys, found.count, values, indices, k, sizes.slots, sizes.chunks * k,
+            found.latents, found.keys, found.total, values, indices, k, sizes.slots, sizes.chunks * k,
             RELU=relu, **RANK, num_warps=4,
         )  # fmt: skip
     return values, indices, found
@@ -126,7 +134,7 @@ def _rounded(rows: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor, Tensor
 
 
 def _certificate(x16, w16, b_enc: Tensor, sizes: Plan, d: int, exact: bool) -> tuple[Tensor, Tensor]:
-    """Best score, and which latent's it is beside a bound on the second best, of each row and group: ``[B, groups]``."""
+    """``[B, groups]``: the best score of each group, and whose it is beside a bound on the second best."""
     (B, width), n, tile = x16[0].shape, w16[0].shape[0], sizes.tile
     top, second = b_enc.new_empty(B, sizes.groups), b_enc.new_empty(B, sizes.groups, dtype=torch.int16)
     descriptors = _descriptors(x16[0], w16[0], sizes)
@@ -161,7 +169,7 @@ def _descriptors(x16: Tensor, w16: Tensor, sizes: Plan) -> tuple[Any, Any] | Non
     )
 
 
-def _select_sizes(groups: int) -> tuple[dict[str, int], int]:
+def _select_sizes(groups: int) -> tuple[dict[str, Any], int]:
     """Rows and groups of a program of `_select_groups`, and its warps: eight groups to a thread, at most 16 warps."""
     block = triton.next_power_of_2(groups)
     rows = max(1, min(16, 2048 // block))
@@ -171,23 +179,21 @@ def _select_sizes(groups: int) -> tuple[dict[str, int], int]:
 
 def aot_cases(capability: int) -> list[dict[str, Any]]:
     """Every kernel as it is launched on `capability`: few and many rows, both precisions, aligned and odd widths."""
-    pointers = dict.fromkeys(
-        "source shift norms residuals x w bias x_norms x_residuals w_norms w_residuals largest_norm top values".split(),
-        "*fp32",
-    ) | dict.fromkeys("latents keys known count overflown n_overflown scratch".split(), "*i32")
-    numbers = dict.fromkeys("rows B n d width groups k slots chunks wide when_full".split(), "i32")
-    types = pointers | numbers | {"rounded": "*bf16", "second": "*i16", "indices": "*i64"}
-    cases = []
+    types = {name: kind for kind, names in TYPES.items() for name in names.split()}
+    cases: list[dict[str, Any]] = []
 
-    def case(name: str, kernel: Any, warps: int, stages: int = 3, types: dict[str, str] = types, **constexprs) -> None:
+    def case(
+        name: str, kernel: Any, warps: int, stages: int = 3, kinds: dict[str, str] = types, **constexprs: Any
+    ) -> None:
         d = 1280 if "d=1280" in name else 1283
+        integers = [a for a in kernel.arg_names if kinds.get(a) == "i32" and a not in constexprs]
         cases.append(
             {
                 "name": f"topk_encode {name}",
                 "kernel": kernel,
-                "signature": {a: "constexpr" if a in constexprs else types[a] for a in kernel.arg_names},
+                "signature": {a: "constexpr" if a in constexprs else kinds[a] for a in kernel.arg_names},
                 "constexprs": constexprs,
-                "divisible": [a for a in kernel.arg_names if a in numbers and (a != "d" or d == 1280)],
+                "divisible": [a for a in integers if a != "d" or d == 1280],
                 "num_warps": warps,
                 "num_stages": stages,
             }
@@ -199,14 +205,15 @@ def aot_cases(capability: int) -> list[dict[str, Any]]:
         case(f"round W_enc d={d}", _round_rows, 8, CENTRE=False, shift=None, **ROUND)
         case(f"rescore fp32 d={d}", _rescore, 4, CENTRE=True, **RESCORE)
         case(f"full fp32 d={d}", _score_rows, 4, 1, CENTRE=True, **FULL)
-    case("rescore bf16 d=1280", _rescore, 4, types=half, CENTRE=False, **RESCORE)
-    case("full bf16 d=1280", _score_rows, 4, 1, types=half, CENTRE=False, **FULL)
+    case("rescore bf16 d=1280", _rescore, 4, kinds=half, CENTRE=False, **RESCORE)
+    case("full bf16 d=1280", _score_rows, 4, 1, kinds=half, CENTRE=False, **FULL)
     for precision in ("fp32", "bf16"):
         for B in (FEW_ROWS, 4096):
             sizes = plan(B, 1280, 81_920, 32, precision, capability)
             tile, exact, tma = sizes.tile, precision == "fp32", capability >= 90
             described = {
-                name: f"tensordesc<bf16[{rows}, {tile.depth}]>" for name, rows in (("x", tile.rows), ("w", tile.latents))
+                name: f"tensordesc<bf16[{rows}, {tile.depth}]>"
+                for name, rows in (("x", tile.rows), ("w", tile.latents))
             }
             case(
                 f"screen {precision} B={B} d=1280", _enc_top2, tile.warps, tile.stages,

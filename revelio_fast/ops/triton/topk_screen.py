@@ -19,7 +19,7 @@ def _round_rows(
     source, shift, rounded, norms, residuals, rows, d, width,
     CENTRE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """``bf16(source - shift)`` with zeros up to `width`, the norm of each row, the norm of what rounding took from it."""
+    """``bf16(source - shift)`` with zeros up to `width`, each row's norm and the norm of what rounding took from it."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     long_row = row.to(tl.int64)[:, None]
     squares = tl.zeros([ROWS, COLUMNS], tl.float32)
@@ -49,14 +49,11 @@ def floor(d):
 def row_scales(norm, residual, d, CERTIFY: tl.constexpr):
     """(a, c) of a row: its screened scores are off by at most ``a (||w|| + floor) + c (||dw|| + floor)``.
 
-    `CERTIFY`: from the scores of the float32 inputs. Otherwise from those of the rounded inputs, summed in another order.
+    `CERTIFY`: from the scores of the float32 inputs. Otherwise from those of the rounded inputs, summed otherwise.
     """
     gamma = (d + 16) * 2.0**-22
     total = (norm + residual + floor(d)) * (1.0 + gamma)
-    if CERTIFY:
-        a = (residual + floor(d)) * (1.0 + gamma) + gamma * total
-    else:
-        a = gamma * total
+    a = (residual + floor(d)) * (1.0 + gamma) + gamma * total if CERTIFY else gamma * total
     return tl.where(norm <= WILD, a, float("nan")), total
 
 
