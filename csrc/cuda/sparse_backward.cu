@@ -51,9 +51,11 @@ __global__ void __launch_bounds__(MOST_THREADS) gradient_of_x(SparseBackward p) 
         for (int64_t i = threadIdx.x * WIDTH; i < p.d; i += blockDim.x * WIDTH) {
             Vector<WIDTH> sum = {};
             for (int64_t at = b * p.k; at < (b + 1) * p.k; ++at) {
+                const int64_t j = p.indices[at];
+                if (j < 0 || j >= p.n) continue;  // no latent, as in invert_code
                 float dpre = p.dpre_given ? p.dpre_given[at] : p.dvalues[at];
                 if (!p.dpre_given && p.relu && !(p.values[at] > 0)) dpre = 0;
-                axpy(sum, dpre, load<WIDTH>(p.W_enc + p.indices[at] * p.d + i));
+                axpy(sum, dpre, load<WIDTH>(p.W_enc + j * p.d + i));
             }
             store(p.dx + b * p.d + i, sum);
         }

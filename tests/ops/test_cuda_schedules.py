@@ -17,6 +17,7 @@ from revelio_fast.ops import (
     TopState,
     adam_scalars,
     adam_unit_norm_step_,
+    checks,
     invert_code,
     sparse_backward,
     top_activations_update_,
@@ -78,12 +79,12 @@ def test_three_passes_of_the_sort(cuda_on_host):
 
 def test_entries_of_no_latent_are_sorted_to_the_end(cuda_on_host):
     """On a GPU nobody looks at the indices beforehand: a bad one must not reach outside the tensors."""
-    indices = torch.tensor([[3, -1, 0], [20, 3, 2**40]])
-    offsets, rows, slots = torch.empty(21, dtype=torch.int64), torch.empty(6, dtype=torch.int64), torch.empty(6).long()
-    space = native.workspace(indices, cuda_on_host.invert_code_workspace(6))
-    cuda_on_host.invert_code(*[t.data_ptr() for t in (indices, offsets, rows, slots, space)], 2, 3, 20, 0, 0)
-    assert offsets.tolist() == [0, 1, 1, 1, *[3] * 17]
-    assert list(zip(rows.tolist(), slots.tolist(), strict=True))[:3] == [(0, 2), (0, 0), (1, 1)]
+    indices = torch.tensor([[3, -28, 0, 10], [20, 3, 2**40, 1]])
+    offsets, rows, slots = (torch.empty(size, dtype=torch.int64) for size in (21, 8, 8))
+    space = native.workspace(indices, cuda_on_host.invert_code_workspace(8))
+    cuda_on_host.invert_code(*[t.data_ptr() for t in (indices, offsets, rows, slots, space)], 2, 4, 20, 0, 0)
+    assert offsets.tolist() == [0, 1, 2, 2, *[4] * 7, *[5] * 10]
+    assert list(zip(rows.tolist(), slots.tolist(), strict=True))[:5] == [(0, 2), (1, 3), (0, 0), (1, 1), (0, 3)]
 
 
 # d: one float; an odd row; two passes of a block; a row of four-float loads; two passes of those
@@ -104,6 +105,24 @@ def test_sparse_backward(cuda_on_host, d, relu, k_aux):
         scale = b.abs().max().item() + d**0.5
         assert_close(name, a, b, scale * (B + d) * 2**-22)
     assert not got.dW_dec[-8:].any() and not got.dW_enc[:2].any()
+
+
+def test_an_entry_of_no_latent_has_no_effect(monkeypatch):
+    """As on a GPU, where nothing is checked: the bits are those of a code in which an unused latent stands there."""
+    monkeypatch.setattr(checks, "indices_in_range", lambda indices, n: None)
+    B, d, n, k = 20, 12, 40, 5
+    p, code, grad = problem(B, d, n, k), heavy_code(B, n, k), torch.randn(B, d)
+    unused, bad = n - 1, code.indices.clone()
+    code.indices[4, 1], bad[4, 1] = unused, n + 7
+    want = sparse_backward(p.x, code, grad, p.W_enc, p.W_dec, p.b_pre, need_dx=True)
+    got = sparse_backward(p.x, Code(code.values, bad), grad, p.W_enc, p.W_dec, p.b_pre, need_dx=True)
+    for name in ("dW_dec", "dW_enc", "db_enc"):
+        a, b = getattr(got, name), getattr(want, name)
+        assert torch.equal(a[:unused], b[:unused]) and not a[unused].any(), name
+    others = torch.arange(B) != 4
+    assert torch.equal(got.dx[others], want.dx[others])
+    taken_off = got.dx[4] + want.dvalues[4, 1] * p.W_enc[unused]
+    assert_close("dx", taken_off, want.dx[4], 8 * 2**-24 * want.dx[4].abs().max().item() + 1e-6)
 
 
 @pytest.mark.parametrize("d", [7, 44])
