@@ -4,11 +4,13 @@ What the shared tests of an op leave out is here: latents that need chunks, rows
 longer than a warp, and the very bits of torch.optim.Adam.
 """
 
+import importlib
 import os
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from revelio_fast.ops import (
     AdamRows,
@@ -216,6 +218,45 @@ def test_top_activations_update(cuda_on_host, m):
             assert torch.allclose(a, b, rtol=300 * 2**-52)
         else:
             assert torch.equal(a, b), name
+
+
+MODULES = ("invert_code", "sparse_backward", "adam_unit_norm_step", "top_activations_update")
+
+
+class Recorder(TorchDispatchMode):
+    """The torch operators that run inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_python_side_only_allocates(monkeypatch):
+    """Nothing that would wait for the device or copy from it, so a step can be captured into a CUDA graph."""
+    monkeypatch.setattr(checks, "indices_in_range", lambda indices, n: None)
+    B, d, n, k = 9, 12, 40, 5
+    p, code, grad = problem(B, d, n, k), heavy_code(B, n, k), torch.randn(B, d)
+    rows, state = AdamRows.start(p.W_enc, p.W_dec, p.b_enc, p.b_pre), TopState.empty(n, 3)
+    shadow, scalars = EncoderShadow.of(p.W_enc), torch.tensor(adam_scalars(1, 1e-3))
+    images = torch.arange(B)
+    cuda = {name: importlib.import_module(f"revelio_fast.ops.cuda.{name}") for name in MODULES}
+    with Recorder() as recorder:
+        inverse = cuda["invert_code"].invert_code(code.indices, n)
+        cuda["sparse_backward"].sparse_backward(
+            p.x, *code, grad, p.W_enc, p.W_dec, p.b_pre, *inverse, True, True, grad, 1
+        )
+        cuda["sparse_backward"].decode_backward(grad, *code, p.W_dec)
+        cuda["sparse_backward"].encode_backward(p.x, code.values, code.indices, p.W_enc, p.b_pre, True)
+        cuda["adam_unit_norm_step"].adam_unit_norm_step_(
+            *rows, p.x, *code, grad, *inverse,
+            1, 1e-3, 0.9, 0.999, 1e-8, False, True, True, None, 0, *shadow, scalars,
+        )  # fmt: skip
+        cuda["top_activations_update"].top_activations_update_(*state, *code, images, *inverse)
+    assert recorder.names <= {"aten::new_empty", "aten::empty_like", "aten::empty", "aten::detach"} and recorder.names
 
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):
