@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(COLUMNS *PARTS) sum_b_pre(SparseBackward p, Wo
 
 // dx = sum of dpre W_enc rows, in the order of the slots.
 template <int WIDTH>
-__global__ void __launch_bounds__(MOST_THREADS) gradient_of_x(SparseBackward p) {
+__global__ void __launch_bounds__(MOST_THREADS, 4) gradient_of_x(SparseBackward p) {
     for (int64_t b = blockIdx.x; b < p.B; b += gridDim.x) {
         for (int64_t i = threadIdx.x * WIDTH; i < p.d; i += blockDim.x * WIDTH) {
             Vector<WIDTH> sum = {};
