@@ -211,8 +211,8 @@ def _overcomplete(p: Inputs, shape: Shape) -> Any:
 
 
 def overcomplete_step(p: Inputs, shape: Shape) -> Run:
-    """`train_sae` over one batch, with our loss, without its clipping and monitoring."""
-    sae = _overcomplete(p, shape)
+    """`train_sae` over one batch, centred beforehand, with our loss, without its clipping and monitoring."""
+    sae, x = _overcomplete(p, shape), p.x - p.b_pre
     from overcomplete.sae import train_sae
 
     optimiser, scale = torch.optim.Adam(sae.parameters(), lr=LR), variance(p.x)
@@ -224,13 +224,13 @@ def overcomplete_step(p: Inputs, shape: Shape) -> Run:
         return loss
 
     def run() -> Tensor:
-        train_sae(sae, [p.x], fvu, optimiser, nb_epochs=1, clip_grad=0, monitoring=0)
+        train_sae(sae, [x], fvu, optimiser, nb_epochs=1, clip_grad=0, monitoring=0)
         return losses[0]
 
     return run
 
 
 def overcomplete_encode(p: Inputs, shape: Shape) -> Run:
-    """`TopKSAE.encode`, dense codes."""
-    sae = _overcomplete(p, shape)
-    return torch.no_grad()(lambda: sae.encode(p.x)[1])
+    """`TopKSAE.encode`, dense codes of features centred beforehand."""
+    sae, x = _overcomplete(p, shape), p.x - p.b_pre
+    return torch.no_grad()(lambda: sae.encode(x)[1])

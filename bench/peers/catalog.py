@@ -97,8 +97,8 @@ IMPLEMENTATIONS = (
     ),
     Implementation(
         "overcomplete",
-        "train_sae with our FVU, without clipping and monitoring; no b_pre; ReLU before the top k; unit norm in every "
-        "forward pass, no projection; counts of fired latents from dense codes",
+        "train_sae with our FVU, without clipping and monitoring; b_pre subtracted beforehand, not learnt; ReLU before "
+        "the top k; unit norm in every forward pass, no projection; counts of fired latents from dense codes",
         adapters.overcomplete_step,
         adapters.overcomplete_encode,
         OVERCOMPLETE,

@@ -26,6 +26,17 @@ FLOAT32 = 1e-5
 BF16 = 2**-7
 
 
+@pytest.fixture(autouse=True)
+def biases(monkeypatch):
+    """Biases that matter, so that a peer that is not given them is seen."""
+
+    def biased(shape):
+        p = inputs(shape)
+        return p._replace(b_enc=torch.randn(shape.n) / 2, b_pre=torch.randn(shape.d) / 2)
+
+    monkeypatch.setattr("bench.peers.run.inputs", biased)
+
+
 def measured(tmp_path, what, only):
     path = tmp_path / "peers.json"
     assert main(["--what", what, *SIZES, "--repeats", "1", "--json", str(path), "--only", *only]) == 0
