@@ -36,6 +36,10 @@ _WHERE = {
     "DiffC": "revelio_fast.diffc",
     "DiffCConfig": "revelio_fast.diffc",
     "train_diffc": "revelio_fast.diffc",
+    "train_diffc_online": "revelio_fast.classify",
+    "load_classifier": "revelio_fast.classify",
+    "ImageClassifier": "revelio_fast.classify",
+    "ZeroShotClassifier": "revelio_fast.classify",
     "run": "revelio_fast.pipeline",
 }
 

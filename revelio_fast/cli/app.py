@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from revelio_fast.cli import concepts, datasets, extract, inspect, train, whole
+from revelio_fast.cli import classify, concepts, datasets, extract, inspect, train, whole
 from revelio_fast.cli.errors import SentenceGroup
 
 app = typer.Typer(
@@ -44,7 +44,9 @@ app.command("extract")(extract.extract)
 app.command("train-sae")(train.train_sae)
 app.command("top-images")(concepts.top_images)
 app.command("purity")(concepts.purity)
-app.command("train-diffc")(train.train_diffc)
+app.command("train-diffc")(classify.train_diffc)
+app.command("classify")(classify.classify)
+app.command("zero-shot")(classify.zero_shot)
 app.command("datasets")(datasets.datasets)
 app.command("layers")(inspect.layers)
 app.command("doctor")(inspect.doctor)

@@ -24,6 +24,11 @@ def extract(
     layers: Annotated[str, typer.Option(help="Layer names, comma-separated.")] = "bottleneck,up_ft0,up_ft1,up_ft2",
     timesteps: Annotated[str, typer.Option(help="Timesteps, comma-separated.")] = "25",
     maps: Annotated[bool, typer.Option("--maps", help="Keep full feature maps (for train-diffc).")] = False,
+    variants: Annotated[
+        int, typer.Option(min=0, help="With --maps: so many random crops of every image too, for training.")
+    ] = 0,
+    least_area: Annotated[float, typer.Option(help="Share of an image's area that a random crop keeps.")] = 0.8,
+    mirror: Annotated[bool, typer.Option(help="Mirror half of the random crops.")] = True,
     prompt: Annotated[str, typer.Option(help="One prompt for all images.")] = "",
     prompt_column: Annotated[str | None, typer.Option(help="Column of the source that holds prompts.")] = None,
     prompt_file: Annotated[
@@ -68,10 +73,12 @@ def extract(
     """Extract pooled features (or full maps) of several layers and timesteps; continues after a kill."""
     import torch
 
-    from revelio_fast.features import FeatureExtractor, extract_maps, extract_to_store, open_source
+    from revelio_fast.features import FeatureExtractor, RandomCrops, extract_maps, extract_to_store, open_source
     from revelio_fast.features.prompts import choose_prompts
     from revelio_fast.pipeline import model_path
 
+    if variants and not maps:
+        raise typer.BadParameter("random crops are kept as maps: add --maps", param_hint="--variants")
     wanted_layers, wanted_steps = comma_list(layers, "--layers"), number_list(timesteps, "--timesteps")
     images = open_source(
         source, split=split, image_column=image_column, label_column=label_column, limit=limit, root=root
@@ -96,9 +103,12 @@ def extract(
     shared: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "progress": not quiet}
     if maps:
         kept = getattr(torch, store_dtype or "bfloat16")
-        for key, map_store in extract_maps(extractor, images, out, store_dtype=kept, **shared).items():
+        crops = RandomCrops(extractor.image_size, least_area, mirror, seed)
+        stores = extract_maps(extractor, images, out, store_dtype=kept, variants=variants, crops=crops, **shared)
+        for key, map_store in stores.items():
             shape = list(map_store.maps.shape[1:])
-            typer.echo(f"{map_store.path}: {len(map_store)} maps {shape} ({key[0]}, t={key[1]})")
+            more = f", {variants} random crops of each" if variants else ""
+            typer.echo(f"{map_store.path}: {len(map_store)} maps {shape} ({key[0]}, t={key[1]}){more}")
     else:
         kept = getattr(torch, store_dtype or "float32")
         for key, store in extract_to_store(extractor, images, out, store_dtype=kept, **shared).items():

@@ -65,18 +65,33 @@ class _DiffCBase(Section):
     timesteps: tuple[int, ...] | None = Field(default=None, description="a selection of the run's; all by default")
     baselines: bool = Field(default=True, description="train it also on what the section `baselines` names")
     map_dtype: Literal["float32", "bfloat16", "float16"] = Field(default="bfloat16", description="of the cached maps")
+    cache: Literal["maps", "none"] = Field(
+        default="maps", description="'maps': extract once; 'none': fresh crops through the model in every epoch (paper)"
+    )
+    variants: int = Field(default=0, ge=0, description="random crops cached of each training image; one per epoch")
+    least_area: float = Field(default=0.8, gt=0, le=1, description="share of an image's area that a random crop keeps")
+    heads: tuple[Literal["diffc", "resnet"], ...] = Field(
+        default=("diffc",), description="'resnet' is the paper's baseline 'SD features'"
+    )
+    resnet_width: int | None = Field(default=None, ge=1, description="its channels; `width` by default, 1280: 520 M")
 
     @model_validator(mode="after")
     def _possible(self) -> _DiffCBase:
-        self.build(0)
+        if not self.heads or len(set(self.heads)) < len(self.heads):
+            raise ValueError(f"heads is {list(self.heads)}: name at least one, and each once")
+        if self.cache == "none" and self.variants:
+            raise ValueError(f"variants is {self.variants}, but cache 'none' keeps no crops: leave one of the two out")
+        for head in self.heads:
+            self.build(0, head)
         return self
 
-    def build(self, seed: int) -> DiffCConfig:
-        """The trainer's settings; the run's seed is used unless this section gives one."""
-        own = ("enabled", "layers", "timesteps", "baselines", "map_dtype")
-        values = self.model_dump(exclude=set(own))
+    def build(self, seed: int, head: str = "diffc") -> DiffCConfig:
+        """The trainer's settings for a head; the run's seed is used unless this section gives one."""
+        values = self.model_dump(exclude=set(_DiffCBase.model_fields)) | {"head": head}
         if "seed" not in self.model_fields_set:
             values["seed"] = seed
+        if head == "resnet" and self.resnet_width is not None:
+            values["width"] = self.resnet_width
         return DiffCConfig(**values)
 
 
@@ -88,9 +103,8 @@ else:
     SAESection = create_model(
         "SAESection", __base__=_SAEBase, __doc__="The k-SAE and its training.", **_fields_of(KSAEConfig)
     )
-    DiffCSection = create_model(
-        "DiffCSection", __base__=_DiffCBase, __doc__="Diff-C and its training.", **_fields_of(DiffCConfig)
-    )
+    _TRAINING = {name: field for name, field in _fields_of(DiffCConfig).items() if name != "head"}
+    DiffCSection = create_model("DiffCSection", __base__=_DiffCBase, __doc__="Diff-C and its training.", **_TRAINING)
 
 
 class PuritySection(Section):

@@ -9,29 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from revelio_fast.atomic import atomic_path
+from revelio_fast.diffc.classifier import MapClassifier
 from revelio_fast.diffc.config import DiffCConfig
-from revelio_fast.diffc.model import DiffC
+from revelio_fast.diffc.data import MapSource
 from revelio_fast.diffc.results import EpochRecord
 
 NAME = "checkpoint.safetensors"
 
 
-def data_key(config: DiffCConfig, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> str:
-    """Return a digest of the settings, all labels, all shapes and up to 16 evenly spaced maps of each set."""
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
-    for maps, labels in (train, test):
-        digest.update(repr((tuple(maps.shape), str(maps.dtype))).encode())
-        digest.update(labels.cpu().numpy().tobytes())
-        for row in range(0, len(maps), max(1, len(maps) // 16)):
-            digest.update(maps[row].float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def data_key(config: DiffCConfig, train: MapSource, test: MapSource) -> str:
+    """Return a digest of the settings and of both sets of maps."""
+    text = json.dumps({"config": asdict(config), "train": train.key(), "test": test.key()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save_checkpoint(
-    folder: Path, key: str, model: DiffC, optimizer: torch.optim.Optimizer, history: list[EpochRecord]
+    folder: Path, key: str, model: MapClassifier, optimizer: torch.optim.Optimizer, history: list[EpochRecord]
 ) -> None:
     """Replace the checkpoint in `folder` by the state after ``len(history)`` epochs."""
     from safetensors.torch import save_file
@@ -45,7 +40,9 @@ def save_checkpoint(
         save_file(tensors, temporary, metadata=about)
 
 
-def load_checkpoint(folder: Path, key: str, model: DiffC, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
+def load_checkpoint(
+    folder: Path, key: str, model: MapClassifier, optimizer: torch.optim.Optimizer
+) -> list[EpochRecord]:
     """Restore `model` and `optimizer` in place and return the epochs done; an empty list where there is no checkpoint.
 
     Raises

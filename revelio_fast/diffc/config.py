@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+HEADS = ("diffc", "resnet")
 AUGMENTATIONS = ("flip", "none")
 PRECISIONS = ("fp32", "bf16")
 
@@ -14,6 +15,8 @@ class DiffCConfig:
 
     Parameters
     ----------
+    head : {"diffc", "resnet"}
+        Which network: `DiffC`, or `ResNetHead`, the "SD features" baseline.
     epochs : int
         Passes over the training maps.
     batch_size : int
@@ -24,12 +27,13 @@ class DiffCConfig:
     weight_decay : float
         AdamW's decoupled weight decay; 0.01 is the value of PyTorch, which the paper leaves as it is.
     width : int
-        Channels of the four convolutions.
+        Channels of the convolutions (1024 in the paper's Diff-C; 1280 gives the baseline its 520 M parameters).
     dropout : float
         Probability of the channel dropout after each convolution and of the dropout before the linear layer.
     augmentation : {"flip", "none"}
-        "flip" mirrors each cached map left to right with probability one half. It stands in for flipping the image:
-        a mirrored map is not exactly the map of the mirrored image, since the noise is mirrored with it.
+        "flip" mirrors left to right with probability one half: the image where it is extracted for the training
+        (random crops, cached or in every epoch), else the one cached map of it. A mirrored map is not exactly the map
+        of the mirrored image, since the noise is mirrored with it.
     precision : {"fp32", "bf16"}
         "bf16" runs the convolutions under autocast; weights, statistics and loss stay float32.
     test_batch_size : int
@@ -42,6 +46,7 @@ class DiffCConfig:
     Revelio, section 4.1: AdamW, learning rate 1e-4, batch 16, 30 epochs, cosine to 5e-5.
     """
 
+    head: str = "diffc"
     epochs: int = 30
     batch_size: int = 16
     lr: float = 1e-4
@@ -66,6 +71,6 @@ class DiffCConfig:
             )
         if self.weight_decay < 0:
             raise ValueError(f"DiffCConfig.weight_decay is {self.weight_decay}: it must not be negative")
-        for name, allowed in (("augmentation", AUGMENTATIONS), ("precision", PRECISIONS)):
+        for name, allowed in (("head", HEADS), ("augmentation", AUGMENTATIONS), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"DiffCConfig.{name} is {getattr(self, name)!r}: allowed are {', '.join(allowed)}")

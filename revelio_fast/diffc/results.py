@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
-from revelio_fast.diffc.model import DiffC
+from revelio_fast.diffc.classifier import MapClassifier
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: its learning rate, what was measured in it, and how long it took."""
+    """One epoch: its learning rate, what was measured in it, how long training took, and the test with it."""
 
     epoch: int
     lr: float
@@ -26,6 +26,7 @@ class EpochRecord:
     train_accuracy: float
     test_loss: float
     test_accuracy: float
+    train_seconds: float
     seconds: float
 
 
@@ -37,7 +38,7 @@ class DiffCResult:
     the paper does not say which of the two it reports.
     """
 
-    model: DiffC
+    model: MapClassifier
     history: list[EpochRecord]
     accuracy: float
     interval: tuple[float, float]
@@ -71,6 +72,8 @@ class DiffCResult:
             "n_test": self.n_test,
             "parameters": self.parameters,
             "seconds": sum(record.seconds for record in self.history),
+            "train_seconds_per_image": sum(record.train_seconds for record in self.history)
+            / (len(self.history) * self.n_train),
         }
 
     def save(self, out_dir: str | Path) -> None:

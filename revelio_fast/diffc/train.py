@@ -1,4 +1,4 @@
-"""Training and evaluation of Diff-C on cached feature maps."""
+"""Training and evaluation of Diff-C on feature maps, cached or extracted as they are needed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from revelio_fast.diffc.checkpoint import data_key, load_checkpoint, save_checkpoint
+from revelio_fast.diffc.classifier import MapClassifier
 from revelio_fast.diffc.config import DiffCConfig
-from revelio_fast.diffc.model import DiffC
+from revelio_fast.diffc.data import CachedMaps, MapSource, epoch_batches
 from revelio_fast.diffc.results import DiffCResult, EpochRecord, accuracy_interval, confusion_matrix
 
 
@@ -27,6 +29,7 @@ def train_diffc(
     out_dir: str | os.PathLike[str] | None = None,
     n_classes: int | None = None,
     class_names: list[str] | None = None,
+    features: dict[str, Any] | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> DiffCResult:
@@ -40,18 +43,8 @@ def train_diffc(
         Integers ``[N]`` from 0 to ``n_classes - 1``.
     config : DiffCConfig, optional
         The paper's settings if left out.
-    out_dir : path, optional
-        Receives a checkpoint after each epoch, and at the end ``model/``, ``history.csv``, ``confusion.csv`` and
-        ``metrics.json``. A second call with the same data and settings goes on after the last whole epoch and gives
-        the weights an undisturbed run gives, bit for bit on the same machine and thread count.
-    n_classes : int, optional
-        By default one more than the largest label, or the number of `class_names`.
-    class_names : list of str, optional
-        Stored with the model and in the confusion matrix.
-    device : optional
-        A CUDA device if there is one, else the CPU.
-    progress : bool
-        Show a progress bar over the epochs.
+    out_dir, n_classes, class_names, features, device, progress
+        As in `train_on`.
 
     Returns
     -------
@@ -63,25 +56,86 @@ def train_diffc(
         If shapes, labels or the checkpoint in `out_dir` do not fit.
     """
     config = config or DiffCConfig()
-    n_classes = _checked_classes(train_maps, train_labels, test_maps, test_labels, n_classes, class_names)
+    train = _half("train", train_maps, train_labels, config.augmentation == "flip", config.seed)
+    test = _half("test", test_maps, test_labels, False, config.seed)
+    return train_on(
+        train, test, config, out_dir=out_dir, n_classes=n_classes, class_names=class_names, features=features,
+        device=device, progress=progress,
+    )  # fmt: skip
+
+
+def _half(name: str, maps: Tensor, labels: Tensor, mirror: bool, seed: int) -> CachedMaps:
+    try:
+        return CachedMaps(maps, labels, mirror=mirror, seed=seed)
+    except ValueError as error:
+        raise ValueError(f"train_diffc, {name} half: {error}") from None
+
+
+def train_on(
+    train: MapSource,
+    test: MapSource,
+    config: DiffCConfig | None = None,
+    *,
+    out_dir: str | os.PathLike[str] | None = None,
+    n_classes: int | None = None,
+    class_names: list[str] | None = None,
+    features: dict[str, Any] | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> DiffCResult:
+    """Train the classifier that ``config.head`` names on maps from any source, and test it after every epoch.
+
+    Parameters
+    ----------
+    train, test : MapSource
+        `CachedMaps`, or maps extracted anew in every epoch (`revelio_fast.classify.OnlineMaps`). What the test source
+        gives in epoch 0 is what is tested in every epoch.
+    config : DiffCConfig, optional
+        The paper's settings if left out. Mirroring is the source's work.
+    out_dir : path, optional
+        Receives a checkpoint after each epoch, and at the end ``model/``, ``history.csv``, ``confusion.csv`` and
+        ``metrics.json``. A second call with the same data and settings goes on after the last whole epoch and gives
+        the weights an undisturbed run gives, bit for bit on the same machine and thread count.
+    n_classes : int, optional
+        By default one more than the largest label, or the number of `class_names`.
+    class_names : list of str, optional
+        Stored with the model and in the confusion matrix.
+    features : dict, optional
+        What the maps are (model, layer, timestep ...), stored with the model for `revelio_fast.load_classifier`.
+    device : optional
+        A CUDA device if there is one, else the CPU.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    DiffCResult
+
+    Raises
+    ------
+    ValueError
+        If shapes, labels or the checkpoint in `out_dir` do not fit.
+    """
+    config = config or DiffCConfig()
+    n_classes = _checked_classes(train, test, n_classes, class_names)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    train_labels, test_labels = train_labels.long().cpu(), test_labels.long().cpu()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = DiffC(train_maps.shape[1], n_classes, config.dropout, config.width, class_names).to(device)
+        kind = MapClassifier.kinds[config.head]
+        model = kind(train.shape[0], n_classes, config.dropout, config.width, class_names).to(device)
+    model.features = features
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     folder = Path(out_dir) if out_dir is not None else None
     history: list[EpochRecord] = []
     key = ""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        key = data_key(config, (train_maps, train_labels), (test_maps, test_labels))
+        key = data_key(config, train, test)
         history = load_checkpoint(folder, key, model, optimizer)
-    _train_epochs(
-        model, optimizer, config, (train_maps, train_labels), (test_maps, test_labels), history, folder, key, progress
-    )
-    predicted = model.predict(test_maps, batch_size=config.test_batch_size).labels
-    result = _result(model.eval(), history, train_labels, test_labels, predicted, class_names)
+    predicted = _train_epochs(model, optimizer, config, train, test, history, folder, key, progress)
+    if predicted is None:
+        predicted = _evaluate(model, config, test, device, progress)[1]
+    result = _result(model.eval(), history, train.labels, test.labels, predicted, class_names)
     if folder is not None:
         result.save(folder)
     return result
@@ -92,31 +146,24 @@ def learning_rate(config: DiffCConfig, epoch: int) -> float:
     return config.lr_min + (config.lr - config.lr_min) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
 
 
-def epoch_batches(n: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """Cut one permutation of ``range(n)`` into batches; a last batch of one joins the batch before it."""
-    batches = list(torch.randperm(n, generator=generator).split(batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        last = batches.pop()
-        batches[-1] = torch.cat([batches[-1], last])
-    return batches
-
-
 def _train_epochs(
-    model: DiffC,
+    model: MapClassifier,
     optimizer: torch.optim.Optimizer,
     config: DiffCConfig,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
+    train: MapSource,
+    test: MapSource,
     history: list[EpochRecord],
     folder: Path | None,
     key: str,
     progress: bool,
-) -> None:
+) -> Tensor | None:
+    """Train the epochs that `history` lacks, and return the last one's test predictions; None if it lacked none."""
     from tqdm import tqdm
 
     device = next(model.parameters()).device
-    bar = tqdm(total=config.epochs, initial=len(history), desc="Diff-C", unit="epoch", disable=not progress)
+    bar = tqdm(total=config.epochs, initial=len(history), desc=model.title, unit="epoch", disable=not progress)
     devices = [device] if device.type == "cuda" else []
+    predicted = None
     with bar, torch.random.fork_rng(devices=devices):
         for epoch in range(len(history), config.epochs):
             started = time.perf_counter()
@@ -125,70 +172,79 @@ def _train_epochs(
             lr = learning_rate(config, epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            train_loss, train_accuracy = _train_one(model, optimizer, config, train, device)
-            test_loss, test_accuracy = _evaluate(model, config, test, device)
+            train_loss, train_accuracy = _train_one(model, optimizer, config, train, epoch, device, progress)
+            train_seconds = time.perf_counter() - started
+            test_loss, predicted = _evaluate(model, config, test, device, progress)
+            test_accuracy = float((predicted == test.labels).double().mean())
             seconds = time.perf_counter() - started
             history.append(
-                EpochRecord(epoch + 1, lr, train_loss, train_accuracy, test_loss, test_accuracy, round(seconds, 3))
-            )
+                EpochRecord(
+                    epoch + 1, lr, train_loss, train_accuracy, test_loss, test_accuracy, round(train_seconds, 3),
+                    round(seconds, 3),
+                )
+            )  # fmt: skip
             if folder is not None:
                 save_checkpoint(folder, key, model, optimizer, history)
             bar.set_postfix(loss=f"{train_loss:.3f}", test=f"{100 * test_accuracy:.1f}%")
             bar.update()
+    return predicted
 
 
 def _train_one(
-    model: DiffC,
+    model: MapClassifier,
     optimizer: torch.optim.Optimizer,
     config: DiffCConfig,
-    train: tuple[Tensor, Tensor],
+    train: MapSource,
+    epoch: int,
     device: torch.device,
+    progress: bool,
 ) -> tuple[float, float]:
-    maps, labels = train
-    generator = torch.Generator().manual_seed(torch.initial_seed())
+    from tqdm import tqdm
+
+    n = len(train.labels)
+    rows = epoch_batches(n, config.batch_size, torch.Generator().manual_seed(torch.initial_seed()))
     model.train()
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    for rows in epoch_batches(len(maps), config.batch_size, generator):
-        batch = maps[rows].to(device=device, dtype=torch.float32)
-        if config.augmentation == "flip":
-            mirrored = (torch.rand(len(rows), generator=generator) < 0.5).to(device)
-            batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
-        target = labels[rows].to(device)
+    batches = zip(rows, train.batches(rows, epoch), strict=True)
+    for batch, maps in tqdm(batches, total=len(rows), desc=f"epoch {epoch + 1}", leave=False, disable=not progress):
+        target = train.labels[batch].to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-            logits = model(batch)
+            logits = model(maps.to(device=device, dtype=torch.float32))
         loss = F.cross_entropy(logits.float(), target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        loss_sum += loss.detach() * len(rows)
+        loss_sum += loss.detach() * len(batch)
         correct += (logits.argmax(dim=1) == target).sum()
-    mean_loss = float(loss_sum) / len(maps)
+    mean_loss = float(loss_sum) / n
     if not math.isfinite(mean_loss):
         raise ValueError(
-            f"Diff-C: the training loss became {mean_loss}: the maps hold NaN or infinity, "
+            f"{model.title}: the training loss became {mean_loss}: the maps hold NaN or infinity, "
             f"or lr={config.lr} is too high"
         )
-    return mean_loss, float(correct) / len(maps)
+    return mean_loss, float(correct) / n
 
 
 @torch.no_grad()
 def _evaluate(
-    model: DiffC, config: DiffCConfig, test: tuple[Tensor, Tensor], device: torch.device
-) -> tuple[float, float]:
-    maps, labels = test
+    model: MapClassifier, config: DiffCConfig, test: MapSource, device: torch.device, progress: bool
+) -> tuple[float, Tensor]:
+    """Return the mean test loss and the predicted classes, int64 ``[N]``."""
+    from tqdm import tqdm
+
+    rows = list(torch.arange(len(test.labels)).split(config.test_batch_size))
     model.eval()
-    loss_sum, correct = 0.0, 0
-    for start in range(0, len(maps), config.test_batch_size):
-        stop = start + config.test_batch_size
-        logits = model(maps[start:stop].to(device=device, dtype=torch.float32))
-        target = labels[start:stop].to(device)
-        loss_sum += float(F.cross_entropy(logits, target, reduction="sum"))
-        correct += int((logits.argmax(dim=1) == target).sum())
-    return loss_sum / len(maps), correct / len(maps)
+    loss_sum, predicted = 0.0, []
+    batches = zip(rows, test.batches(rows, 0), strict=True)
+    for batch, maps in tqdm(batches, total=len(rows), desc="test", leave=False, disable=not progress):
+        logits = model(maps.to(device=device, dtype=torch.float32))
+        loss_sum += float(F.cross_entropy(logits, test.labels[batch].to(device), reduction="sum"))
+        predicted.append(logits.argmax(dim=1).cpu())
+    return loss_sum / len(test.labels), torch.cat(predicted)
 
 
 def _result(
-    model: DiffC,
+    model: MapClassifier,
     history: list[EpochRecord],
     train_labels: Tensor,
     test_labels: Tensor,
@@ -214,41 +270,21 @@ def _result(
     )
 
 
-def _checked_classes(
-    train_maps: Tensor,
-    train_labels: Tensor,
-    test_maps: Tensor,
-    test_labels: Tensor,
-    n_classes: int | None,
-    class_names: list[str] | None,
-) -> int:
-    for name, maps, labels, least in (
-        ("train", train_maps, train_labels, 2),
-        ("test", test_maps, test_labels, 1),
-    ):
-        if maps.ndim != 4 or not maps.is_floating_point():
+def _checked_classes(train: MapSource, test: MapSource, n_classes: int | None, class_names: list[str] | None) -> int:
+    for name, half, least in (("train", train, 2), ("test", test, 1)):
+        if len(half.labels) < least:
+            raise ValueError(f"train_diffc: {len(half.labels)} {name} maps came, at least {least} are needed")
+        if int(half.labels.min()) < 0:
             raise ValueError(
-                f"train_diffc: {name}_maps has shape {list(maps.shape)} and dtype {maps.dtype}, "
-                "expected floating-point maps [N, C, H, W] (pooled vectors are for the linear probe)"
-            )
-        if labels.shape != (len(maps),) or labels.is_floating_point():
-            raise ValueError(
-                f"train_diffc: {name}_labels has shape {list(labels.shape)} and dtype {labels.dtype}, "
-                f"expected one integer for each of the {len(maps)} maps"
-            )
-        if len(maps) < least:
-            raise ValueError(f"train_diffc: {len(maps)} {name} maps came, at least {least} are needed")
-        if int(labels.min()) < 0:
-            raise ValueError(
-                f"train_diffc: {int((labels < 0).sum())} of the {name} labels are negative (-1 means no label): "
+                f"train_diffc: {int((half.labels < 0).sum())} of the {name} labels are negative (-1 means no label): "
                 "leave those maps out"
             )
-    if train_maps.shape[1:] != test_maps.shape[1:]:
+    if train.shape != test.shape:
         raise ValueError(
-            f"train_diffc: training maps are {list(train_maps.shape[1:])}, test maps {list(test_maps.shape[1:])}: "
+            f"train_diffc: training maps are {list(train.shape)}, test maps {list(test.shape)}: "
             "they come from different layers or image sizes"
         )
-    largest = max(int(train_labels.max()), int(test_labels.max()))
+    largest = max(int(train.labels.max()), int(test.labels.max()))
     n_classes = n_classes if n_classes is not None else len(class_names or []) or largest + 1
     if largest >= n_classes:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from revelio_fast.features.clip_prompts import ZeroShot, zero_shot
+from revelio_fast.features.crops import RandomCrops
 from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor
 from revelio_fast.features.families import FAMILIES, OUTPUT, Conditioning, LayerCost, ModelFamily, layer_table
 from revelio_fast.features.maps import MapStore, MapStoreError, extract_maps
@@ -35,6 +36,7 @@ __all__ = [
     "ModelError",
     "ModelFamily",
     "ModelSpec",
+    "RandomCrops",
     "SourceError",
     "ZeroShot",
     "extract_maps",

@@ -255,6 +255,7 @@ class FeatureExtractor:
         progress: bool = True,
         skip_ids: Container[int] = (),
         prompts: Mapping[int, str] | None = None,
+        draw: int = 0,
     ) -> Iterator[FeatureBatch]:
         """Features of a whole source, batch by batch, in its order.
 
@@ -274,6 +275,8 @@ class FeatureExtractor:
             Images to leave out without decoding, e.g. those already stored.
         prompts : mapping of int to str, optional
             ``{image_id: prompt}``; by default those that the extractor's `prompts` give for the source.
+        draw : int
+            Which of an image's independent noises to take: another one for each random crop or epoch.
 
         Yields
         ------
@@ -291,7 +294,7 @@ class FeatureExtractor:
         source = open_source(source)
         if prompts is None:
             prompts = self.prompts.texts(source, on_error=on_error, progress=progress)
-        return self._stream(source, batch_size, pool, on_error == "skip", progress, skip_ids, prompts)
+        return self._stream(source, batch_size, pool, on_error == "skip", progress, skip_ids, prompts, draw)
 
     def _stream(
         self,
@@ -302,6 +305,7 @@ class FeatureExtractor:
         progress: bool,
         skip_ids: Container[int],
         prompts: Mapping[int, str],
+        draw: int,
     ) -> Iterator[FeatureBatch]:
         self.skipped = []
         preprocess = functools.partial(image_to_tensor, size=self.image_size)
@@ -319,7 +323,7 @@ class FeatureExtractor:
                     later = (order[p] for p in range(seen, len(order)))
                     upcoming = (prompts[i] for i in later if i not in skip_ids and i in prompts)
                     texts = [_prompt_of(item, prompts) for item in group.items]
-                    features = self._features(group.pixels, ids, group.rows, texts, upcoming, pool)
+                    features = self._features(group.pixels, ids, group.rows, texts, upcoming, pool, draw)
                     labels = torch.tensor([item.label for item in group.items])
                     yield FeatureBatch(features, torch.tensor(ids), labels)
                 bar.update(group.size)
@@ -336,6 +340,7 @@ class FeatureExtractor:
         texts: list[str],
         upcoming: Iterable[str],
         pool: bool,
+        draw: int = 0,
     ) -> dict[Key, Tensor]:
         """Features of the images in `rows` of `pixels`, all layers and timesteps."""
         run = self._pooled if pool else self._maps
@@ -353,7 +358,9 @@ class FeatureExtractor:
             for sample in range(self._noise_samples):
                 with nvtx_range("noise"):
                     noise = torch.zeros(latents.shape)
-                    noise[rows] = image_noise(self._spec.seed, ids, timestep, sample, latents.shape[1:])
+                    noise[rows] = image_noise(
+                        self._spec.seed, ids, timestep, draw * self._noise_samples + sample, latents.shape[1:]
+                    )
                     noisy = self.family.add_noise(latents, noise.to(latents.device), timestep)
                 for layer, value in run(noisy, steps, conditioning).items():
                     part = value[picked]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from revelio_fast.features.crops import RandomCrops
 from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor, Key
 from revelio_fast.features.map_writer import (
     DTYPES,
@@ -30,6 +31,8 @@ from revelio_fast.features.sources import ImageSource, open_source
 from revelio_fast.features.to_store import about_layer, image_prompts, layer_folder
 from revelio_fast.store import Background
 
+VARIANTS = "variants"
+
 __all__ = ["MapStore", "MapStoreError", "extract_maps"]
 
 
@@ -45,6 +48,8 @@ class MapStore:
         ``[N]`` int64; label -1 means none.
     about : dict
         Model, layer, timestep, prompt, seed, class_names ...
+
+    Stores of random crops of the same images may lie beside it, in ``variants/``; see `variants`.
     """
 
     def __init__(self, path: Path, maps: Tensor, image_ids: Tensor, labels: Tensor, about: dict[str, Any]):
@@ -56,6 +61,23 @@ class MapStore:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def variants(self) -> list[MapStore]:
+        """The stores of random crops that `extract_maps` wrote with `variants`, in order; empty if there are none.
+
+        Raises
+        ------
+        MapStoreError
+            If one is unfinished or damaged, or holds other images than this store.
+        """
+        folders = sorted((self.path / VARIANTS).glob("[0-9]*"))
+        found = [MapStore.open(folder) for folder in folders]
+        for store in found:
+            if not torch.equal(store.image_ids, self.image_ids):
+                raise MapStoreError(
+                    f"{store.path} holds other images than {self.path}: run the same extraction again, it continues."
+                )
+        return found
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> MapStore:
@@ -92,12 +114,22 @@ def extract_maps(
     on_error: str = "stop",
     progress: bool = True,
     resume: bool = True,
+    variants: int = 0,
+    crops: RandomCrops | None = None,
 ) -> dict[Key, MapStore]:
     """Extract full feature maps of a source into ``out_dir/<layer>/t<timestep>/``.
 
     Parameters and behaviour are those of `extract_to_store`, but the files are one flat array of maps and one of
     (image id, label) pairs, and the default dtype is bfloat16, since maps are large: 2.6 MB an image for up_ft1 of
     Stable Diffusion 1.5 at 512 px.
+
+    Parameters
+    ----------
+    variants : int
+        So many random crops of every image are extracted too, each with noise of its own, into
+        ``<layer>/t<timestep>/variants/<number>/``; training a classifier picks one for each epoch.
+    crops : RandomCrops, optional
+        How to cut them; at the extractor's image size and with its seed by default.
 
     Raises
     ------
@@ -107,20 +139,50 @@ def extract_maps(
         With ``on_error="stop"``; what was done is kept.
     """
     source = open_source(source)
-    shapes = extractor.layer_shapes()
     folders = {key: layer_folder(out_dir, key) for key in extractor.keys}
     if not resume:
         for folder in folders.values():
             if (folder / MANIFEST).is_file():
                 shutil.rmtree(folder)
+    # One prompt an image, found on the whole image, serves its crops too.
     prompts = image_prompts(extractor, source, out_dir, on_error, progress)
+    options: dict[str, Any] = {
+        "batch_size": batch_size, "store_dtype": store_dtype, "on_error": on_error, "progress": progress,
+        "prompts": prompts,
+    }  # fmt: skip
+    _write(extractor, source, folders, {}, 0, **options)
+    write_skipped(Path(out_dir), extractor.skipped)
+    crops = crops or RandomCrops(extractor.image_size, seed=extractor.about()["seed"])
+    for number in range(variants):
+        where = {key: folder / VARIANTS / f"{number:03}" for key, folder in folders.items()}
+        about = {"crop": {**crops.about(), "draw": number + 1}}
+        _write(extractor, crops.source(source, number + 1), where, about, number + 1, **options)
+    return {key: MapStore.open(folder) for key, folder in folders.items()}
+
+
+def _write(
+    extractor: FeatureExtractor,
+    source: ImageSource,
+    folders: dict[Key, Path],
+    about: dict[str, Any],
+    draw: int,
+    *,
+    batch_size: int,
+    store_dtype: torch.dtype,
+    on_error: str,
+    progress: bool,
+    prompts: dict[int, str],
+) -> None:
+    """Fill the stores of all layers and timesteps with one map of every image."""
+    shapes = extractor.layer_shapes()
     with ExitStack() as stack:
-        writers = {
-            key: stack.enter_context(
-                MapWriter(folder, shapes[key[0]], store_dtype, about_layer(extractor, source, key))
-            )
-            for key, folder in folders.items()
-        }
+        writers = {}
+        for key, folder in folders.items():
+            described = {**about_layer(extractor, source, key), **about}
+            if draw:
+                # The files of the whole extraction lie two folders further up.
+                described |= {name: f"../../{described[name]}" for name in ("skipped", "prompts") if name in described}
+            writers[key] = stack.enter_context(MapWriter(folder, shapes[key[0]], store_dtype, described))
         done = {key: writer.done_ids for key, writer in writers.items()}
 
         def save(batch: FeatureBatch) -> None:
@@ -139,10 +201,9 @@ def extract_maps(
             progress=progress,
             skip_ids=frozenset.intersection(*map(frozenset, done.values())),
             prompts=prompts,
+            draw=draw,
         ):
             writing.submit(functools.partial(save, batch))
-        write_skipped(Path(out_dir), extractor.skipped)
-    return {key: MapStore.open(folder) for key, folder in folders.items()}
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def about_layer(extractor: FeatureExtractor, source: ImageSource, key: Key) -> d
         "timestep": timestep,
         "source": source.name,
         "class_names": source.class_names,
+        **({"dataset": source.dataset} if source.dataset else {}),
         "skipped": f"../../{FILE_NAME}",
         **({"prompts": f"../../{name}"} if (name := record_name(extractor.prompts)) else {}),
     }

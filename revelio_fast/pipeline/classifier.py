@@ -1,4 +1,4 @@
-"""The Diff-C stages: the classifier on the maps of each layer and timestep, and alike on the baselines."""
+"""The Diff-C stages: classifiers on the maps of each layer and timestep, and alike on the baselines."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from revelio_fast.classify import feature_record, train_diffc_online
 from revelio_fast.config import RunConfig
-from revelio_fast.diffc import train_diffc
-from revelio_fast.pipeline.extraction import LATENTS, MODEL, PIXELS, RANDOM, Extraction, Key, maps_of
+from revelio_fast.diffc import CachedMaps, DiffCConfig, DiffCResult, MapClassifier, train_on
+from revelio_fast.features import ImageSource
+from revelio_fast.pipeline.extraction import LATENTS, MODEL, PIXELS, RANDOM, Extraction, Key, maps_of, raw_maps_of
 from revelio_fast.pipeline.inputs import Images
 from revelio_fast.pipeline.measure import read_columns
 from revelio_fast.pipeline.stages import Stage, Stages
@@ -20,7 +22,7 @@ from revelio_fast.report import DiffCRun
 def classify(
     config: RunConfig, images: Images, stages: Stages, extraction: Extraction, progress: bool
 ) -> list[DiffCRun]:
-    """Train Diff-C wherever the configuration asks for it, the baselines last."""
+    """Train every head wherever the configuration asks for it, the baselines last."""
     section = config.diffc
     layers, timesteps = section.layers or config.layers, section.timesteps or config.timesteps
     keys = [(layer, timestep) for layer in layers for timestep in timesteps]
@@ -31,9 +33,14 @@ def classify(
         wanted += [(LATENTS, [None])] if config.baselines.vae_latents else []
     runs = []
     for which, places in wanted:
-        halves = extraction.raw(which) if places == [None] else extraction.maps(which, layers, timesteps)
+        halves: dict[str, Stage] = {}
+        if places == [None]:
+            halves = extraction.raw(which)
+        elif section.cache == "maps":
+            halves = extraction.maps(which, layers, timesteps)
         for key in places:
-            runs.append(_classify_one(config, images, stages, halves, which, key, progress))
+            for head in section.heads if which == MODEL else section.heads[:1]:
+                runs.append(_classify_one(config, images, stages, extraction, halves, which, key, head, progress))
     return runs
 
 
@@ -41,36 +48,42 @@ def _classify_one(
     config: RunConfig,
     images: Images,
     stages: Stages,
+    extraction: Extraction,
     halves: dict[str, Stage],
     which: str,
     key: Key | None,
+    head: str,
     progress: bool,
 ) -> DiffCRun:
-    settings = config.diffc.build(config.seed)
+    settings = config.diffc.build(config.seed, head)
     names = images.class_names
+    kind = MapClassifier.kinds[head].title
     place = f"{which.replace(' ', '-').lower()}{f'-{key[0]}-t{key[1]}' if key else ''}"
     title = f"{key[0]}, t = {key[1]}" if key else "the input"
     title = title if which == MODEL else f"{which}, {title}"
 
     def work(folder: Path) -> dict[str, Any]:
-        train_maps, train_labels = _labelled(*maps_of(halves["train"], key))
-        test_maps, test_labels = _labelled(*maps_of(halves["test"], key))
-        result = train_diffc(
-            train_maps, train_labels, test_maps, test_labels, settings,
-            out_dir=folder, n_classes=len(names), class_names=names, progress=progress,
-        )  # fmt: skip
+        if halves:
+            result = _train_cached(halves, key, settings, folder, names, progress)
+        else:
+            assert key is not None and images.test is not None
+            result = _train_online(config, extraction, images.train, images.test, which, key, settings, folder, names)
         return {"metrics": result.metrics()}
 
+    inputs: dict[str, Any] = {"maps": {half: each.key for half, each in halves.items()}}
+    if not halves:
+        assert key is not None
+        section = config.diffc
+        inputs = {
+            "online": extraction.inputs(which, [key[0]], [key[1]]),
+            "least_area": section.least_area,
+            "map_dtype": section.map_dtype,
+        }
+    trainer = {name: value for name, value in vars(settings).items() if name != "seed"}
     stage = stages.run(
-        f"Diff-C: {title}",
-        f"diffc/{place}",
-        {
-            "maps": {half: each.key for half, each in halves.items()},
-            "key": list(key) if key else None,
-            "diffc": config.diffc.model_dump(exclude={"enabled", "layers", "timesteps", "baselines"}),
-            "seed": settings.seed,
-            "class_names": names,
-        },
+        f"{kind}: {title}",
+        f"{head}/{place}",
+        {**inputs, "key": list(key) if key else None, "diffc": trainer, "seed": settings.seed, "class_names": names},
         work,
     )
     metrics = stage.output["metrics"]
@@ -84,14 +97,54 @@ def _classify_one(
         interval=(metrics["interval"][0], metrics["interval"][1]),
         chance=metrics["chance"],
         baseline=None if which == MODEL else which,
+        head=kind,
         parameters=metrics["parameters"],
         epochs=settings.epochs,
         history=read_columns(stage.folder / "history.csv"),
-        seconds={"train_diffc": stage.seconds},
+        seconds={"train": stage.seconds},
     )
 
 
-def _labelled(maps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    known = labels >= 0
-    # Indexing copies: a memory-mapped tensor stays mapped where every map has a label.
-    return (maps, labels) if bool(known.all()) else (maps[known], labels[known])
+def _train_cached(
+    halves: dict[str, Stage], key: Key | None, settings: DiffCConfig, folder: Path, names: list[str], progress: bool
+) -> DiffCResult:
+    mirror = settings.augmentation == "flip"
+    if key is None:
+        (maps, labels), (test_maps, test_labels) = raw_maps_of(halves["train"]), raw_maps_of(halves["test"])
+        train, features = _labelled(maps, labels, mirror, settings.seed), None
+    else:
+        store, test = maps_of(halves["train"], key), maps_of(halves["test"], key)
+        # Cached crops were mirrored as images; a single map of an image is mirrored itself.
+        crops = [variant.maps for variant in store.variants()]
+        train = _labelled(crops or store.maps, store.labels, mirror and not crops, settings.seed)
+        test_maps, test_labels, features = test.maps, test.labels, feature_record(test.about)
+    return train_on(
+        train, _labelled(test_maps, test_labels, False, 0), settings, out_dir=folder, n_classes=len(names),
+        class_names=names, features=features, progress=progress,
+    )  # fmt: skip
+
+
+def _train_online(
+    config: RunConfig,
+    extraction: Extraction,
+    train: ImageSource,
+    test: ImageSource,
+    which: str,
+    key: Key,
+    settings: DiffCConfig,
+    folder: Path,
+    names: list[str],
+) -> DiffCResult:
+    import torch
+
+    return train_diffc_online(
+        extraction.extractor(which, [key[0]], [key[1]]), train, test, settings, out_dir=folder,
+        least_area=config.diffc.least_area, batch_size=config.batch_size,
+        map_dtype=getattr(torch, config.diffc.map_dtype), on_error=config.source.on_error, class_names=names,
+        progress=extraction.progress,
+    )  # fmt: skip
+
+
+def _labelled(maps: Tensor | Sequence[Tensor], labels: Tensor, mirror: bool, seed: int) -> CachedMaps:
+    rows = (labels >= 0).nonzero().flatten()
+    return CachedMaps(maps, labels, rows=rows, mirror=mirror, seed=seed)

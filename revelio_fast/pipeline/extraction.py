@@ -19,6 +19,7 @@ from revelio_fast.features import (
     ImageItem,
     ImageSource,
     MapStore,
+    RandomCrops,
     extract_maps,
     extract_to_store,
 )
@@ -60,8 +61,45 @@ class Extraction:
         return self._extract(which, "features", self.config.layers, self.config.timesteps, self.config.store_dtype)
 
     def maps(self, which: str, layers: Sequence[str], timesteps: Sequence[int]) -> dict[str, Stage]:
-        """Feature maps of some layers and timesteps, by half."""
+        """Feature maps of some layers and timesteps, by half; with random crops of the training images if wanted."""
         return self._extract(which, "maps", layers, timesteps, self.config.diffc.map_dtype)
+
+    def extractor(self, which: str, layers: Sequence[str], timesteps: Sequence[int]) -> FeatureExtractor:
+        """The model, or its random weights, up to the last of some layers."""
+        config = self.config
+        return FeatureExtractor.from_pretrained(
+            model_path(config.model),
+            list(layers),
+            list(timesteps),
+            self.prompts,
+            image_size=config.source.image_size,
+            dtype=config.dtype,
+            seed=config.seed,
+            noise_samples=config.noise_samples,
+            revision=config.revision,
+            random_weights=which == RANDOM,
+            official=config.official,
+            compile=config.compile,
+        )
+
+    def inputs(self, which: str, layers: Sequence[str], timesteps: Sequence[int]) -> dict[str, Any]:
+        """All that features depend on, as JSON values."""
+        config = self.config
+        return {
+            "images": self.images.key,
+            "model": self._model,
+            "which": which,
+            "layers": list(layers),
+            "timesteps": list(timesteps),
+            "prompt": prompts_key(config),
+            "seed": config.seed,
+            "noise_samples": config.noise_samples,
+            "image_size": config.source.image_size,
+            "dtype": config.dtype,
+            "batch_size": config.batch_size,
+            "on_error": config.source.on_error,
+            **{name: True for name in ("official", "compile") if getattr(config, name)},
+        }
 
     def raw(self, which: str) -> dict[str, Stage]:
         """Raw pixels or VAE latents, by half: flattened into a store, and as maps in a tensor file."""
@@ -87,32 +125,25 @@ class Extraction:
         return [(half, source) for half, source in zip(HALVES, both, strict=True) if source is not None]
 
     def _extract(
-        self, which: str, kind: str, layers: Sequence[str], timesteps: Sequence[int], dtype: str
+        self,
+        which: str,
+        kind: str,
+        layers: Sequence[str],
+        timesteps: Sequence[int],
+        dtype: str,
     ) -> dict[str, Stage]:
         config = self.config
-        inputs = {
-            "images": self.images.key,
-            "model": self._model,
-            "which": which,
-            "kind": kind,
-            "layers": list(layers),
-            "timesteps": list(timesteps),
-            "prompt": prompts_key(config),
-            "seed": config.seed,
-            "noise_samples": config.noise_samples,
-            "image_size": config.source.image_size,
-            "dtype": config.dtype,
-            "batch_size": config.batch_size,
-            "store_dtype": dtype,
-            "on_error": config.source.on_error,
-            **{name: True for name in ("official", "compile") if getattr(config, name)},
-        }
+        inputs = {**self.inputs(which, layers, timesteps), "kind": kind, "store_dtype": dtype}
         loaded: list[FeatureExtractor] = []
 
-        def work(folder: Path, source: ImageSource) -> dict[str, Any]:
+        def work(folder: Path, source: ImageSource, crops: dict[str, Any]) -> dict[str, Any]:
             if not loaded:
-                loaded.append(self._extractor(which, layers, timesteps))
+                loaded.append(self.extractor(which, layers, timesteps))
             write: Any = extract_to_store if kind == "features" else extract_maps
+            options: dict[str, Any] = {}
+            if crops:
+                options["variants"] = crops["variants"]
+                options["crops"] = RandomCrops(loaded[0].image_size, **crops["crop"])
             written = write(
                 loaded[0],
                 source,
@@ -121,6 +152,7 @@ class Extraction:
                 store_dtype=getattr(torch, dtype),
                 on_error=config.source.on_error,
                 progress=self.progress,
+                **options,
             )
             return {
                 "skipped": _skipped(folder),
@@ -130,31 +162,26 @@ class Extraction:
 
         found = {}
         for half, source in self._halves():
+            crops = self._crops() if kind == "maps" and half == "train" else {}
             found[half] = self.stages.run(
                 f"extract {kind} ({which}, {half}): {len(source)} images, {len(layers)} layers, "
                 f"{len(timesteps)} timesteps",
                 f"{kind}/{which.replace(' ', '-')}-{half}",
-                {**inputs, "half": half},
-                lambda folder, source=source: work(folder, source),  # type: ignore[misc]
+                {**inputs, "half": half, **crops},
+                lambda folder, source=source, crops=crops: work(folder, source, crops),  # type: ignore[misc]
             )
         return found
 
-    def _extractor(self, which: str, layers: Sequence[str], timesteps: Sequence[int]) -> FeatureExtractor:
-        config = self.config
-        return FeatureExtractor.from_pretrained(
-            model_path(config.model),
-            list(layers),
-            list(timesteps),
-            self.prompts,
-            image_size=config.source.image_size,
-            dtype=config.dtype,
-            seed=config.seed,
-            noise_samples=config.noise_samples,
-            revision=config.revision,
-            random_weights=which == RANDOM,
-            official=config.official,
-            compile=config.compile,
-        )
+    def _crops(self) -> dict[str, Any]:
+        """How many random crops of each training image are cached, and how they are cut; empty if none are."""
+        section = self.config.diffc
+        if not section.variants:
+            return {}
+        settings = section.build(self.config.seed)
+        crop = {
+            "least_area": section.least_area, "mirror": settings.augmentation == "flip", "seed": settings.seed
+        }  # fmt: skip
+        return {"variants": section.variants, "crop": crop}
 
     def _write_raw(self, which: str, source: ImageSource, folder: Path) -> dict[str, Any]:
         from safetensors.torch import save_file
@@ -176,7 +203,7 @@ class Extraction:
 
         config = self.config
         size = config.baselines.pixel_size
-        extractor = None if which == PIXELS else self._extractor(MODEL, config.layers[:1], config.timesteps[:1])
+        extractor = None if which == PIXELS else self.extractor(MODEL, config.layers[:1], config.timesteps[:1])
         maps: list[Tensor] = []
         kept: list[ImageItem] = []
         waiting: list[Any] = []
@@ -207,15 +234,17 @@ def store_of(stage: Stage, key: Key | None) -> ActivationStore:
     return ActivationStore.open(stage.folder / "flat" if key is None else layer_folder(stage.folder, key))
 
 
-def maps_of(stage: Stage, key: Key | None) -> tuple[Tensor, Tensor]:
-    """Maps ``[N, C, H, W]`` and labels ``[N]`` of a layer and timestep, or of raw inputs where `key` is None."""
-    if key is None:
-        from safetensors.torch import load_file
+def raw_maps_of(stage: Stage) -> tuple[Tensor, Tensor]:
+    """Maps ``[N, C, H, W]`` and labels ``[N]`` of raw inputs."""
+    from safetensors.torch import load_file
 
-        tensors = load_file(stage.folder / "maps.safetensors")
-        return tensors["maps"], tensors["labels"]
-    store = MapStore.open(layer_folder(stage.folder, key))
-    return store.maps, store.labels
+    tensors = load_file(stage.folder / "maps.safetensors")
+    return tensors["maps"], tensors["labels"]
+
+
+def maps_of(stage: Stage, key: Key) -> MapStore:
+    """The map store of a layer and timestep."""
+    return MapStore.open(layer_folder(stage.folder, key))
 
 
 def _skipped(folder: Path) -> list[str]:

@@ -15,7 +15,11 @@ def main_table(summary: Path) -> str:
     sigma_label: lower is purer. "same label": mean share of the commonest label among a latent's top images.
     """
     values = json.loads(summary.read_text(encoding="utf-8"))
-    diffc = {(run["baseline"], run["layer"], run["timestep"]): run["accuracy"] for run in values["diffc"]}
+    diffc = {
+        (run["baseline"], run["layer"], run["timestep"]): run["accuracy"]
+        for run in values["diffc"]
+        if run["head"] == "Diff-C"
+    }
     rows = []
     for item in values["layers"]:
         accuracy = diffc.get((None, item["layer"], item["timestep"]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from revelio_fast.atomic import atomic_path
-from revelio_fast.report.summary import History, LayerRun, RunSummary
+from revelio_fast.report.summary import DIFFC, History, LayerRun, RunSummary
 from revelio_fast.report.tables import diffc_chance, diffc_interval, layers_of, timesteps_of
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _baseline_lines(panel: Any, summary: RunSummary, measure: Any) -> None:
 
 def accuracies(summary: RunSummary) -> Figure | None:
     """Linear probe and Diff-C accuracies by layer and timestep, with baselines and chance."""
-    diffc = [run for run in summary.diffc if run.baseline is None]
+    diffc = [run for run in summary.diffc if run.baseline is None and run.head == DIFFC]
     probes = [run for run in summary.layers if run.probe]
     if not diffc and not probes:
         return None
@@ -119,7 +119,7 @@ def accuracies(summary: RunSummary) -> Figure | None:
         panel = panels.pop(0)
         points = [(f"{r.layer}\nt={r.timestep}", r.accuracy, diffc_interval(r)) for r in diffc]
         _points(panel, points, "Diff-C on feature maps")
-        for number, run in enumerate(r for r in summary.diffc if r.baseline):
+        for number, run in enumerate(r for r in summary.diffc if r.baseline and r.head == DIFFC):
             name = f"{run.baseline}: {run.layer} t={run.timestep}"
             panel.axhline(run.accuracy, color=f"C{9 - number % 9}", linestyle=":", label=name)
         panel.axhline(diffc_chance(diffc[0]), color="black", linestyle="--", label="chance")

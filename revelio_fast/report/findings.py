@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from revelio_fast.report.summary import Baseline, LayerRun, RunSummary
+from revelio_fast.report.summary import DIFFC, Baseline, LayerRun, RunSummary
 from revelio_fast.report.tables import diffc_chance, diffc_interval
 
 SIGNIFICANT = 0.05
@@ -109,14 +109,22 @@ def _purity_baselines(summary: RunSummary) -> list[str]:
 
 def _diffc(summary: RunSummary) -> list[str]:
     sentences = []
-    models = [run for run in summary.diffc if run.baseline is None]
+    models = [run for run in summary.diffc if run.baseline is None and run.head == DIFFC]
     for run in models:
         if diffc_interval(run)[0] <= diffc_chance(run):
             sentences.append(
                 f"Diff-C on {run.layer} at t={run.timestep} ({run.accuracy:.1%}) is not above chance "
                 f"({diffc_chance(run):.1%})."
             )
-    for baseline in (run for run in summary.diffc if run.baseline):
+    for other in (run for run in summary.diffc if run.head != DIFFC and run.baseline is None):
+        for run in models:
+            if (run.layer, run.timestep) == (other.layer, other.timestep):
+                verdict = _verdict(run.accuracy, diffc_interval(run), other.accuracy, diffc_interval(other))
+                sentences.append(
+                    f"{other.head} ({other.layer}, t={other.timestep}): {other.accuracy:.1%} against "
+                    f"{run.accuracy:.1%} for Diff-C on the same maps: {verdict.replace('the model', 'Diff-C')}."
+                )
+    for baseline in (run for run in summary.diffc if run.baseline and run.head == DIFFC):
         same = [run for run in models if (run.layer, run.timestep) == (baseline.layer, baseline.timestep)] or models
         if same:
             best = max(same, key=lambda run: run.accuracy)

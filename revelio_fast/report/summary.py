@@ -15,6 +15,8 @@ LoadImage = Callable[[int], "Image"]
 """Gives the picture of an image id, for contact sheets."""
 
 
+DIFFC = "Diff-C"
+
 History = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
 """A training history, by column or by row."""
 
@@ -81,7 +83,7 @@ class Baseline:
 
 @dataclass
 class DiffCRun:
-    """One trained Diff-C classifier.
+    """One trained classifier of feature maps.
 
     Attributes
     ----------
@@ -95,6 +97,8 @@ class DiffCRun:
         Accuracy of always guessing the commonest class; 1 / n_classes where left out.
     baseline : str, optional
         None for the model itself; ``"random weights"`` ... for a baseline.
+    head : str
+        Which network on the maps: ``"Diff-C"``, or the paper's baseline ``"SD features"``.
     history : History
         Curves by column: ``epoch``, ``train_loss``, ``test_accuracy``.
     """
@@ -108,6 +112,7 @@ class DiffCRun:
     interval: tuple[float, float] | None = None
     chance: float | None = None
     baseline: str | None = None
+    head: str = DIFFC
     parameters: int | None = None
     epochs: int | None = None
     history: History = field(default_factory=dict)

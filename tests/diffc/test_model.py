@@ -1,4 +1,4 @@
-"""Diff-C's architecture: the paper's parameter count, strides, prediction, saving, and damaged files."""
+"""The classifiers' architectures: the paper's parameter count, strides, prediction, saving, and damaged files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from revelio_fast.diffc import DiffC
+from revelio_fast.diffc import DiffC, MapClassifier, ResNetHead
 
 
 def test_parameter_count_is_the_papers() -> None:
@@ -22,6 +22,24 @@ def test_parameter_count_at_other_widths(channels: int, count: int) -> None:
     # 9 * 1024 weights fewer for each input channel less than 1280.
     assert count == 40_158_245 - 9 * 1024 * (1280 - channels)
     assert sum(p.numel() for p in DiffC(channels, 37).parameters()) == count
+
+
+def test_the_baselines_size_is_the_papers() -> None:
+    # Table 5: 1420 M with the 900 M of Stable Diffusion; section 4.7: 520 M in the residual network.
+    with torch.device("meta"):
+        model = ResNetHead(1280, 37, width=1280)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6) in (519, 520)
+
+
+def test_the_baseline_is_residual() -> None:
+    model = ResNetHead(6, 3, width=8).eval()
+    blocks = [m for m in model.blocks if isinstance(m, nn.Module) and hasattr(m, "shortcut")]
+    assert len(blocks) == 6 and model.blocks(torch.randn(2, 6, 8, 8)).shape == (2, 16, 4, 4)
+    maps = torch.randn(2, 8, 4, 4)
+    for parameter in blocks[1].body.parameters():
+        parameter.data.zero_()
+    assert torch.equal(blocks[1](maps), maps.relu())
+    assert ResNetHead(6, 3, width=8)(torch.randn(2, 6, 1, 1)).shape == (2, 3)
 
 
 def test_layers_are_the_papers() -> None:
@@ -74,6 +92,18 @@ def test_save_and_load(tmp_path) -> None:
     assert torch.equal(model.predict(maps).probabilities, again.predict(maps).probabilities)
 
 
+def test_each_kind_is_read_as_itself_with_its_features(tmp_path) -> None:
+    model = ResNetHead(4, 3, width=8).eval()
+    model.features = {"layer": "bottleneck", "timestep": 25}
+    model.save_pretrained(tmp_path)
+    again = MapClassifier.from_pretrained(tmp_path)
+    assert type(again) is ResNetHead and again.features == model.features
+    maps = torch.randn(3, 4, 6, 6)
+    assert torch.equal(model.predict(maps).probabilities, again.predict(maps).probabilities)
+    with pytest.raises(ValueError, match="model_type is not 'diffc'"):
+        DiffC.from_pretrained(tmp_path)
+
+
 def test_damaged_models_are_refused_in_words(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"holds no config\.json"):
         DiffC.from_pretrained(tmp_path)
@@ -89,7 +119,7 @@ def test_damaged_models_are_refused_in_words(tmp_path) -> None:
     with pytest.raises(ValueError, match="does not fit"):
         DiffC.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(about | {"model_type": "bert"}))
-    with pytest.raises(ValueError, match="does not describe a Diff-C model"):
+    with pytest.raises(ValueError, match="does not describe a classifier of feature maps"):
         DiffC.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "diffc"}))
     with pytest.raises(ValueError, match="lacks 'in_channels'"):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from revelio_fast.diffc import DiffC, DiffCConfig, accuracy_interval, train_diffc
+from revelio_fast.diffc.data import epoch_batches
 from revelio_fast.diffc.results import confusion_matrix
-from revelio_fast.diffc.train import epoch_batches, learning_rate
+from revelio_fast.diffc.train import learning_rate
 
 SMALL = DiffCConfig(epochs=3, batch_size=8, width=16, lr=1e-3, lr_min=1e-4)
 
@@ -148,9 +149,9 @@ def test_half_precision_and_memory_mapped_maps(tmp_path) -> None:
 
 def test_bad_input_is_named() -> None:
     maps, labels = planted(12, 1)
-    with pytest.raises(ValueError, match=r"train_maps has shape \[12, 6\].*linear probe"):
+    with pytest.raises(ValueError, match=r"train half: .* shape \[12, 6\].*linear probe"):
         train_diffc(maps.mean((2, 3)), labels, maps, labels, SMALL, progress=False)
-    with pytest.raises(ValueError, match=r"test_labels has shape .* one integer for each of the 12 maps"):
+    with pytest.raises(ValueError, match=r"test half: The labels have .* one integer for each of the 12 maps"):
         train_diffc(maps, labels, maps, labels[:5], SMALL, progress=False)
     with pytest.raises(ValueError, match=r"dtype torch\.float32, expected one integer"):
         train_diffc(maps, labels.float(), maps, labels, SMALL, progress=False)

@@ -66,6 +66,44 @@ def test_step_by_step(extracted: Path, pictures: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert "8 of 40 maps are held out" in shown and "8 maps, commonest class 50.00%" in shown
     assert (tmp_path / "diffc" / "confusion.csv").is_file()
+    shown = works("classify", tmp_path / "diffc", pictures, "--out", tmp_path / "p.csv", "--top", 1, "-q")
+    assert "40 images, accuracy" in shown and "s an image (40 timed)" in shown
+    assert (tmp_path / "p.csv").read_text().startswith("image_id,path,label,predicted,class_1,probability_1\n")
+    about = json.loads((tmp_path / "p.json").read_text())
+    assert about["settings"]["features"]["model"] == str(ActivationStore.open(store).about["model"])
+
+
+def test_both_ways_of_fresh_crops(tiny_sd: Path, pictures: Path, tmp_path: Path) -> None:
+    shared = ["--model", tiny_sd, "--batch-size", 8, "-q"]
+    where = ["--layers", "up_ft2", "--timesteps", "0"]
+    shown = works("extract", pictures, *where, *shared, "--maps", "--variants", 2, "--out", tmp_path / "maps")
+    assert "40 maps [32, 8, 8] (up_ft2, t=0), 2 random crops of each" in shown
+    train = ["--out", tmp_path / "cached", "--width", 8, "--epochs", 2, "--lr", 0.001, "-q"]
+    shown = works("train-diffc", tmp_path / "maps" / "up_ft2" / "t0", *train, "--head", "resnet")
+    assert "through 2 random crops of each image" in shown and "SD features: test accuracy" in shown
+    assert json.loads((tmp_path / "cached" / "model" / "config.json").read_text())["model_type"] == "resnet"
+    train = ["--out", tmp_path / "fresh", "--width", 8, "--epochs", 2, "--lr", 0.001, "-q", "--model", tiny_sd]
+    shown = works("train-diffc", pictures, *train, "--cache", "none", "--layer", "up_ft2", "--timestep", 0)
+    assert "8 of 40 images are held out" in shown and "Diff-C: test accuracy" in shown
+    features = json.loads((tmp_path / "fresh" / "model" / "config.json").read_text())["features"]
+    assert (features["layer"], features["timestep"], features["model"]) == ("up_ft2", 0, str(tiny_sd))
+
+
+def test_zero_shot(tiny_sd: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "z.csv"
+    judge = ["zero-shot", pictures, "--model", tiny_sd, "--limit", 4, "--samples", 2, "--keep", 1, "--out", out, "-q"]
+    shown = works(*judge, "--template", "a {} picture")
+    assert "4 images, accuracy" in shown and "4 with labels" in shown
+    settings = json.loads(out.with_suffix(".json").read_text())["settings"]
+    assert settings["prompts"] == ["a dark picture", "a light picture"] and settings["samples"] == [2]
+    assert out.read_text().splitlines()[0].endswith("class_1,error_1,class_2,error_2")
+    assert "made with other settings" in fails(*judge)
+    names = tmp_path / "names.txt"
+    names.write_text("night\nday\n")
+    works(*judge, "--out", tmp_path / "named.csv", "--classes", names)
+    assert json.loads((tmp_path / "named.json").read_text())["settings"]["classes"] == ["night", "day"]
+    flat = ["zero-shot", pictures / "dark", "--model", tiny_sd, "-q"]
+    assert "has no class names: list them in a file" in fails(*flat, code=2)
 
 
 def test_prompts_of_an_extraction(tiny_sd: Path, tiny_clip: Path, pictures: Path, tmp_path: Path) -> None:
@@ -125,6 +163,8 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
         (["train-diffc", "nowhere", "--out", "x"], "There is no map store at nowhere"),
         (["top-images", "nowhere", "nowhere"], "nowhere"),
         (["purity", "nowhere", "nowhere"], "nowhere"),
+        (["classify", "nowhere", "digits"], "There is no classifier at nowhere"),
+        (["zero-shot", "/no/such/folder"], "There is no file or folder /no/such/folder"),
         (["layers", "/no/such/model"], "There is no model folder /no/such/model"),
         (["extract", "/no/such/folder", "--out", "x"], "There is no file or folder /no/such/folder"),
         (["extract", "pets", "--root", "/no", "--out", "x"], "There is no /no/pets"),
@@ -142,6 +182,7 @@ def test_errors_are_sentences(arguments: list[str], words: str, tmp_path: Path, 
     [
         (["extract", "digits", "--out", "x", "--timesteps", "25,soon"], "'25,soon' is no list of numbers"),
         (["extract", "digits", "--out", "x", "--layers", ","], "names nothing"),
+        (["extract", "digits", "--out", "x", "--variants", "2"], "add --maps"),
         (["train-sae", "s", "--out", "x", "--set", "kk=3"], "expected name=value, name one of k, expansion_factor"),
         (["top-images", "a", "b", "--sheets", "c"], "contact sheets need --source"),
         (["extract", "digits"], "Missing option '--out'"),

@@ -44,6 +44,8 @@ def test_sections_take_every_field_and_the_runs_seed() -> None:
         (LEAST + "layers: [up_ft1, up_ft1]\n", 2, "'up_ft1' is named twice"),
         (LEAST + "purity:\n  kept: 4\n", 3, "purity.kept is 4, but purity looks at top_images = 10"),
         (LEAST + "sae:\n  lr: 1\n  engine: fast\n", 4, "sae.engine must be one of ('fused', 'autograd'), got 'fast'"),
+        (LEAST + "diffc:\n  heads: [diffc, diffc]\n", 3, "diffc.heads is ['diffc', 'diffc']: name at least one"),
+        (LEAST + "diffc:\n  variants: 2\n  cache: none\n", 3, "diffc.variants is 2, but cache 'none' keeps no crops"),
         (LEAST + "diffc:\n  epochs: 0\n", 3, "diffc.epochs is 0: it must be at least 1"),
         (LEAST + "diffc:\n  layers: [up_ft9]\n", 3, "diffc.layers names 'up_ft9', which is not among the run's layers"),
         (LEAST + "sae: 3\n", 2, "sae is 3: expected settings"),

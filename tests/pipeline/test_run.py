@@ -11,7 +11,7 @@ import pytest
 
 from revelio_fast.concepts import TopActivations
 from revelio_fast.config import parse_config
-from revelio_fast.diffc import DiffC
+from revelio_fast.diffc import DiffC, MapClassifier
 from revelio_fast.features import BrokenImageError
 from revelio_fast.ksae import load_sae
 from revelio_fast.pipeline import run
@@ -64,6 +64,31 @@ def test_a_run_and_its_rerun(settings: str, tmp_path: Path, capsys: pytest.Captu
 
     table = main_table(root / "report" / "summary.json")
     assert "bottleneck t=25" in table and "random weights bottleneck t=25" in table and "100.0 %" in table
+
+
+@pytest.mark.parametrize("mode", ["variants: 2", "cache: none"])
+def test_diffc_with_fresh_crops_and_the_baseline_head(settings: str, mode: str, tmp_path: Path) -> None:
+    settings = settings.replace("diffc: {width: 8", "diffc: {" + mode + ", heads: [diffc, resnet], width: 8")
+    settings = settings.replace("baselines: {", "baselines: {random_weights: false, raw_pixels: false, sae: false, ")
+    first = run(parse_config(settings), progress=False)
+    assert [(d.layer, d.baseline, d.head) for d in first.summary.diffc] == [
+        ("bottleneck", None, "Diff-C"),
+        ("bottleneck", None, "SD features"),
+        ("input", "VAE latents", "Diff-C"),
+    ]
+    table = (tmp_path / "run" / "report" / "tables" / "classifiers.csv").read_text()
+    assert [line.split(",")[2] for line in table.splitlines()[1:]] == ["linear probe", "Diff-C", "SD features"]
+    folders = {stage.name: stage.folder for stage in first.stages}
+    classifier = MapClassifier.from_pretrained(folders["SD features: bottleneck, t = 25"] / "model")
+    assert classifier.features is not None and classifier.features["layer"] == "bottleneck"
+    kept = sorted(path.parent.name for path in (tmp_path / "run" / "maps").rglob("variants/*/maps.raw"))
+    assert kept == (["000", "001"] if mode == "variants: 2" else [])
+    assert (tmp_path / "run" / "maps").is_dir() == (mode == "variants: 2")
+    second = run(parse_config(settings), progress=False)
+    assert all(stage.skipped for stage in second.stages)
+    other = run(parse_config(settings, overrides=["diffc.least_area=0.5"]), progress=False)
+    again = {stage.folder.relative_to(tmp_path / "run").parts[0] for stage in other.stages if not stage.skipped}
+    assert again == ({"maps", "diffc", "resnet"} if mode == "variants: 2" else {"diffc", "resnet"})
 
 
 def test_changed_settings_redo_only_what_depends_on_them(settings: str) -> None:

@@ -201,6 +201,27 @@ class ImageSource:
         bare._labels, bare.class_names = [NO_LABEL] * len(self), None
         return bare
 
+    def labelled(self, labels: Mapping[int, int], class_names: Sequence[str], dataset: str | None) -> ImageSource:
+        """The same images with other classes: ``labels[image_id]``, a position in `class_names` or -1."""
+        changed = copy.copy(self)
+        changed._labels = [labels[image_id] for image_id in self._ids]
+        changed.class_names, changed.dataset = list(class_names), dataset
+        return changed
+
+    def transformed(self, transform: Callable[[int, Image], Image]) -> ImageSource:
+        """The same images, each passed upright through ``transform(image_id, image)`` after decoding."""
+
+        def opener(image_id: int) -> Image:
+            from PIL import ImageOps
+
+            image = self._opener(image_id)
+            image.load()
+            return transform(image_id, ImageOps.exif_transpose(image))
+
+        changed = copy.copy(self)
+        changed._opener = opener
+        return changed
+
     def limited(self, limit: int) -> ImageSource:
         """At most `limit` images, spread evenly over the source."""
         n = len(self)
