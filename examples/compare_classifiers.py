@@ -182,8 +182,8 @@ def table(about: dict[str, Any]) -> str:
         f"{about['versions']['torch']}. {about['train']} training and {about['test']} test digits (chance 10 %), "
         f"Diff-C and SD features of width 48, {about['epochs']} epochs. Seconds: wall time from the image to the "
         "class, decoding and diffusion model included; forwards: rows through the network, for Diff-C truncated after "
-        "its layer. The zero-shot classifier is not trained; its prompts name the classes. A CLIP model that knows digits "
-        "is not at hand: the class named by the zero-shot classifier takes its place.\n",
+        "its layer. The zero-shot classifier is not trained; its prompts name the classes. A CLIP model that knows "
+        "digits is not at hand: the class named by the zero-shot classifier takes its place.\n",
         "| classifier | features | prompt | accuracy | 95 % interval | s an image | forwards | trained parameters |",
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
