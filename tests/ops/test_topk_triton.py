@@ -363,15 +363,13 @@ def test_candidates_at_the_papers_size(precision):
     """What `SURVIVORS` in topk_plan.py says, and that no row of ordinary data overflows."""
     from revelio_fast.ops.triton.topk_plan import SURVIVORS
 
-    B, d, n, k = 64, 1280, 81_920, 32
+    B, d, n, k = 16, 1280, 81_920, 32
     case = Case(B, d, n, k)
     case.x, case.W_enc = torch.randn(B, d), torch.nn.functional.normalize(torch.randn(n, d))
     _, indices = case.run(precision, EncoderShadow.of(case.W_enc.to(DEVICE)))
     case.assert_certified()
     assert torch.equal(indices.sort(1).values, case.exact()[1].sort(1).values)
-    sizes = plan(B, d, n, k, precision, 80)
     assert case.found.n_overflown.item() == 0
-    # every revisited group adds its members, of which all but two or so are no survivors
-    revisited = (case.found.total - case.found.known).float() if precision == "bf16" else 0
-    print(precision, case.found.total.float().mean(), case.found.known.float().mean(), sizes.members, revisited)
-    assert case.found.total.float().mean() <= SURVIVORS[precision] * k + 1.5 * sizes.members
+    # 0.2 to 0.6 revisited groups a row add their members
+    members = plan(B, d, n, k, precision, 80).members
+    assert case.found.total.float().mean() <= SURVIVORS[precision] * k + members
