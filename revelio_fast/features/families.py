@@ -78,10 +78,10 @@ class ModelFamily(ABC):
     latent_shape : tuple of int
         ``[c, h, w]`` of what is noised.
     prediction : str
-        What the layer `OUTPUT`, the network's own output, predicts: ``"epsilon"``, ``"v_prediction"`` or
-        ``"sample"``. `target` gives the value it was trained towards.
+        What the layer `OUTPUT`, the network's own output, predicts: ``"epsilon"``, ``"v_prediction"``, ``"sample"``
+        or, of a rectified flow, ``"flow"``. `target` gives the value it was trained towards.
     alphas_cumprod : Tensor
-        ``[num_timesteps]`` float32: the share of the latents' variance that is left at each timestep.
+        ``[num_timesteps]`` float32: the signal's share of the noised latents' variance at each timestep.
     """
 
     num_timesteps: int

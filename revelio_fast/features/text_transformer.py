@@ -12,7 +12,7 @@ from revelio_fast.features.denoiser import Denoiser
 from revelio_fast.features.families import OUTPUT
 from revelio_fast.features.parts import text_pipeline
 from revelio_fast.features.spec import ModelSpec
-from revelio_fast.features.transformer_layers import BLOCKS, STACKS
+from revelio_fast.features.transformer_layers import BLOCKS
 
 BLANK_TOKENS = 77
 
@@ -48,9 +48,6 @@ class TextTransformer(Denoiser):
     def _fold(self, name: str, output: Any) -> Tensor | None:
         if isinstance(output, tuple) and name != OUTPUT:
             tokens = (self.latent_shape[1] // self._patch()) ** 2
-            fitting = [x for x in output if isinstance(x, Tensor) and x.ndim == 3 and x.shape[1] == tokens]
-            if not fitting:
-                return None
-            # Blocks give (prompt, image), their attention layers (image, prompt).
-            output = fitting[-1 if self._path(name).rpartition(".")[0] in STACKS else 0]
+            # Prompts have 333 (SD3) or 512 (Flux) tokens, no square number: the count tells which are the image's.
+            output = next((x for x in output if isinstance(x, Tensor) and x.ndim == 3 and x.shape[1] == tokens), None)
         return super()._fold(name, output)

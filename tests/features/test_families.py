@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,15 @@ def test_bf16_is_near_float32(model: Build, whole: Whole, family: str) -> None:
         assert error < 2**-5, (key, error)
 
 
+def held_by(family: Any) -> list[torch.nn.Module]:
+    """The text encoders that a family holds."""
+    encoders = [getattr(family, name)._loaded[1] for name in ("_text", "_second") if hasattr(family, name)]
+    pipeline = getattr(family, "_pipeline", None)
+    return encoders + [
+        part for name, part in (pipeline.components if pipeline else {}).items() if "encoder" in name and part
+    ]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompts_are_rows(whole: Whole, family: str) -> None:
     """Three prompts at once are the three alone, and each matters to its own image only."""
@@ -168,7 +178,9 @@ def test_prompts_are_rows(whole: Whole, family: str) -> None:
         alone = {name: value.expand(3, *value.shape[1:]) for name, value in known.embed([prompt]).items()}
         assert_near(found[row], known.forward(noisy, steps, alone)[OUTPUT][row], prompt)
         assert not torch.allclose(found[row], found[row - 1])
+    encoders = [weakref.ref(x) for x in held_by(known)]
     known.release_text()
+    assert not [encoder for encoder in encoders if encoder()]
     again = known.embed(prompts)
     assert all(torch.equal(again[name], together[name]) for name in together)
 
@@ -215,7 +227,7 @@ def test_random_weights_of_a_transformer(model: Build) -> None:
 
 
 def test_module_paths_of_joint_attention(model: Build) -> None:
-    """A block of SD3 gives (prompt, image), its attention (image, prompt): the image is read from both."""
+    """A block of SD3 gives (prompt, image), its attention (image, prompt): the image is read from either."""
     layers = ["transformer_blocks.0.attn", "transformer_blocks.1.ff", "transformer_blocks.1"]
     extractor = make(model, "sd3", layers)
     found = extractor.extract(IMAGES, IDS, pool=False)
