@@ -154,11 +154,9 @@ class Extraction:
                 progress=self.progress,
                 **options,
             )
-            return {
-                "skipped": _skipped(folder),
-                "rows": len(written[loaded[0].keys[0]]),
-                "prompts": self.prompts.summary(),
-            }
+            output: dict[str, Any] = {"skipped": _skipped(folder), "rows": len(written[loaded[0].keys[0]])}
+            found_out = self.prompts.summary()
+            return output if found_out is None else output | {"prompts": found_out}
 
         found = {}
         for half, source in self._halves():
