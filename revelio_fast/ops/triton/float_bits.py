@@ -5,8 +5,6 @@ import triton.language as tl
 
 # Below the key of every float, -infinity included.
 NOTHING = tl.constexpr(-(2**31))
-# The key of infinity.
-INFINITY = tl.constexpr(0x7F800000)
 
 
 @triton.jit
@@ -55,7 +53,7 @@ def best_member(packed):
 
 @triton.jit
 def runner_up_bound(best, packed):
-    """The largest that the runner-up can have been."""
+    """The largest that the runner-up can have been: infinity where the best is."""
     steps = (packed.to(tl.int32) >> 5) & 2047
     gap = tl.maximum(steps + _scale_of(best), 0) << 18
     return best - tl.where(steps > 0, gap, 0).to(tl.float32, bitcast=True)

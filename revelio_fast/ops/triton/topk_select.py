@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from revelio_fast.ops.triton.float_bits import INFINITY, NOTHING, best_member, from_ordered, ordered, runner_up_bound
+from revelio_fast.ops.triton.float_bits import NOTHING, best_member, from_ordered, ordered, runner_up_bound
 from revelio_fast.ops.triton.topk_screen import RELATIVE, WILD, bias_error, floor, row_scales
 
 
@@ -38,7 +38,7 @@ def _survivors(
     alive = (key >= least_key[:, None]) & inside
     packed = tl.load(second + at, mask=alive, other=0)
     hidden = ordered(runner_up_bound(from_ordered(key), packed)) >= least_key[:, None]
-    revisit = alive & (hidden | (key >= INFINITY))
+    revisit = alive & hidden
     first = (group // SPREAD) * LATENTS + group % SPREAD
     return key, first + best_member(packed) * SPREAD, first, alive & (revisit == 0), revisit
 
