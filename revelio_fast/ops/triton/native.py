@@ -25,5 +25,5 @@ def unavailable() -> str:
 
 def capability(device: torch.device) -> int:
     """Compute capability of `device` as one number, such as 90; the interpreter stands for the oldest."""
-    major, minor = OLDEST if device.type == "cpu" else torch.cuda.get_device_capability(device)
+    major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else OLDEST
     return 10 * major + minor
