@@ -1,6 +1,7 @@
 """python -m bench encode|decode|residual|top|step|all [--paper] [--B 64 --d 640 --n 8192 --k 32] [--json FILE]
 
-python -m bench aot [--help]: the GPU kernels compiled ahead of time.
+python -m bench aot|model|gpu [--help]: the GPU kernels compiled ahead of time, their modelled time, and all of them
+checked and measured on a GPU.
 python -m bench peers [--help]: other libraries' training step and encoder beside ours.
 """
 
@@ -29,8 +30,12 @@ BENCHES = {
     "top": bench_top_activations_update,
     "step": bench_adam_unit_norm_step,
 }
-OF_THE_GPU = {"aot": "bench.gpu_compile"}
-ELSEWHERE = {**OF_THE_GPU, "peers": "bench.peers.run"}
+ELSEWHERE = {
+    "aot": "bench.gpu_compile",
+    "model": "bench.gpu_model",
+    "gpu": "bench.gpu",
+    "peers": "bench.peers.run",
+}
 SMALL, PAPER = Shape(1024, 640, 8192, 32), Shape(4096, 1280, 81_920, 32)
 
 

@@ -183,6 +183,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def summary(report: dict[str, Any]) -> str:
+    """One line a kernel in Markdown: registers on each architecture, and what is the same or largest of all."""
+    capabilities = sorted({row["capability"] for row in report["rows"]})
+    heads = ["kernel", "threads", *(f"sm_{c}" for c in capabilities), "spilled bytes", "shared bytes", "tensor cores"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    kernels: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for row in report["rows"]:
+        kernels.setdefault((row["source"], row["kernel"]), {})[row["capability"]] = row
+    for (source, name), rows in kernels.items():
+        threads = {str(row["threads"]) for row in rows.values() if row["threads"]}
+        cores = {row["tensor_cores"] for row in rows.values() if row["tensor_cores"]}
+        cells = [f"{source}: {name}", ", ".join(sorted(threads)) or "-"]
+        cells += [str(rows[c]["registers"]) if c in rows else "-" for c in capabilities]
+        cells += [str(max(row[key] for row in rows.values())) for key in ("spilled_bytes", "shared_bytes")]
+        lines.append("| " + " | ".join([*cells, ", ".join(sorted(cores)) or "-"]) + " |")
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return "\n".join([f"Registers a thread by architecture; {versions}.", "", *lines])
+
+
 def _triton_modules() -> list[Any]:
     package = importlib.import_module("revelio_fast.ops.triton")
     if package.INTERPRETED:

@@ -1,4 +1,4 @@
-"""python -m bench.readme: puts the tables of bench/results/*.json between the marks of README and performance.md."""
+"""python -m bench.readme: puts the tables of bench/results/*.json between the marks of README and docs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import json
 import re
 from pathlib import Path
 
+from bench import gpu_compile, gpu_model
 from bench.__main__ import table
 from bench.peers.run import table as table_of_peers
 
 ROOT = Path(__file__).resolve().parents[1]
+OF_THE_GPU = {"gpu_model": gpu_model.tables, "gpu_aot": gpu_compile.summary}
 
 
 def main() -> None:
-    """Rewrite both files; a mark whose JSON is missing is left as it is."""
-    for path in (ROOT / "README.md", ROOT / "docs" / "performance.md"):
+    """Rewrite the files; a mark whose JSON is missing is left as it is."""
+    for path in (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "gpu-model.md"):
         path.write_text(re.sub(r"<!-- bench:(\w+) -->.*?<!-- /bench -->", _filled, path.read_text(), flags=re.DOTALL))
 
 
@@ -23,6 +25,9 @@ def _filled(mark: re.Match) -> str:
     if not source.exists():
         return mark[0]
     results = json.loads(source.read_text())
+    if mark[1] in OF_THE_GPU:
+        where = f"([JSON](/{source.relative_to(ROOT)}))"
+        return f"<!-- bench:{mark[1]} -->\n{OF_THE_GPU[mark[1]](results)}\n\n{where}\n<!-- /bench -->"
     about, shape = results["stamp"], results["rows"][0]["shape"]
     where = (
         f"{shape}; {about['cpu']}, {about['threads']} threads, {about['isa']}, torch {about['torch']}, "

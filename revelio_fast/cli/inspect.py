@@ -23,7 +23,9 @@ def layers(
         typer.echo(f"{row.name:<14}{shape:>18}{row.compute_share:>19.0%} {row.parameters:>15,}")
 
 
-def doctor() -> None:
+def doctor(
+    gpu: Annotated[bool, typer.Option("--gpu", help="Check and measure every kernel on this machine's GPU.")] = False,
+) -> None:
     """Say what runs here: versions, processor, threads, and the backend of every op."""
     import torch
 
@@ -53,6 +55,12 @@ def doctor() -> None:
             used.add(place)
             words = "yes, used"
         typer.echo(f"{status.op:<26}{status.device:<8}{status.backend:<9}{words}")
+    if gpu:
+        from revelio_fast.gpu_check import check_gpu
+
+        typer.echo("")
+        if check_gpu(typer.echo)["failed"]:
+            raise typer.Exit(1)
 
 
 def _cpu_extension() -> str:
