@@ -40,7 +40,7 @@ def launches(monkeypatch) -> Launches:
     return noted
 
 
-def arguments(op: str, N: int = 300) -> tuple:  # noqa: N803
+def arguments(op: str, N: int = 300) -> tuple:
     """What ops/<op>.py hands to a backend."""
     with torch.device("meta"):
         x, grad, W, b_enc, b_pre = (
