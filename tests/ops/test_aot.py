@@ -91,3 +91,11 @@ def test_rows_are_read_by_loads_of_16_bytes(report):
     for row in of(report, "triton"):
         if row["kernel"] == "sparse_decode d=1280":
             assert row["mix"]["16-byte load"] == 9, f"sm_{row['capability']}: {row['mix']}"
+
+
+def test_the_screen_runs_on_the_tensor_cores_of_its_architecture(report):
+    kinds = {80: "mma", 86: "mma", 89: "mma", 90: "wgmma", 100: "tcgen05", 120: "mma"}
+    screens = [row for row in of(report, "triton") if row["function"] == "_enc_top2"]
+    assert {row["capability"] for row in screens} == set(report["capabilities"])
+    for row in screens:
+        assert row["tensor_cores"] == kinds[row["capability"]], f"{row['kernel']} on sm_{row['capability']}"
