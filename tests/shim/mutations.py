@@ -46,7 +46,7 @@ SLIPS = [
     ("invert_code.cu", "for (int w = 0; w < warp; ++w) place", "for (int w = 0; w + 1 < warp; ++w) place"),
     ("invert_code.cu", "keys[middle] < j", "keys[middle] <= j"),
     ("latent_gradients.cuh", "slot >= p.k - p.k_aux", "slot > p.k - p.k_aux"),
-    ("latent_gradients.cuh", "if (latent_of(p, begin + CHUNK - 1) != j) return;", ""),
+    ("latent_gradients.cuh", "last = end / CHUNK;", "last = end / CHUNK + 1;"),
     ("latent_gradients.cuh", "(begin + CHUNK - 1) / CHUNK, last", "begin / CHUNK, last"),
     ("latent_gradients.cuh", "w.chunk_sums[c * 2 + 1]};", "0};"),
     ("latent_gradients.cuh", "p.relu && !(value > 0)", "p.relu && value < -1"),
