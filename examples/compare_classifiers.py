@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
+import shlex
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from examples.mini_sd.data import DIGIT_NAMES
 from revelio_fast.assets import mini_sd_path
@@ -198,10 +199,16 @@ def table(about: dict[str, Any]) -> str:
     diffc = next(row for row in about["rows"] if row["method"] == "Diff-C")
     judges = [row for row in about["rows"] if row["method"].startswith("zero-shot")]
     ratios = ", ".join(f"{row['seconds_per_image'] / diffc['seconds_per_image']:.0f}" for row in judges)
+    if about["load_average"] > about["cores"]:
+        lines.append(
+            f"\nOther programs ran meanwhile (load average {about['load_average']:.0f} on {about['cores']} cores): "
+            "these seconds are no measure of speed, and their ratios a rough one."
+        )
     lines.append(
         f"\nThe zero-shot classifiers take {ratios} times as long for an image as Diff-C with the empty prompt. The "
         "prompt of the true class tells the network the answer: that row is no accuracy of anything that could be "
-        "used.\n\n"
+        "used. The seconds of prompts by the zero-shot classifier do not include its own; on the training digits, "
+        "which mini-sd saw with their captions, it may name the class better than on new ones.\n\n"
         "Figures on mini-sd are no statement about Stable Diffusion or about the paper's results."
     )
     return "\n".join(lines) + "\n"
@@ -215,7 +222,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=500, help="test digits")
     parser.add_argument("--epochs", type=int, default=8)
     options = parser.parse_args()
-    torch.manual_seed(0)
+    load = os.getloadavg()[0]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     with tempfile.TemporaryDirectory() as work:
         comparison = Comparison(
@@ -226,9 +233,11 @@ def main() -> None:
         )
         comparison.run()
     about = {
-        "command": f"python -m examples.compare_classifiers --json {options.json}",
+        "command": shlex.join(["python", "-m", "examples.compare_classifiers", *sys.argv[1:]]),
         "commit": commit,
         "versions": versions(),
+        "load_average": max(load, os.getloadavg()[0]),
+        "cores": os.cpu_count(),
         "train": len(comparison.train),
         "test": len(comparison.test),
         "epochs": options.epochs,

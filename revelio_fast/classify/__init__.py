@@ -2,7 +2,7 @@
 
 from revelio_fast.classify.features import extractor_of, feature_record
 from revelio_fast.classify.image_classifier import ImageClassifier, load_classifier
-from revelio_fast.classify.online import OnlineMaps, labelled, train_diffc_online
+from revelio_fast.classify.online import OnlineMaps, cached_training_maps, labelled, train_diffc_online
 from revelio_fast.classify.predictions import Classified, PredictionLog, matched_labels
 from revelio_fast.classify.zero_shot import DenoisingErrors, Pruning, ZeroShotClassifier, class_prompts
 
@@ -14,6 +14,7 @@ __all__ = [
     "PredictionLog",
     "Pruning",
     "ZeroShotClassifier",
+    "cached_training_maps",
     "class_prompts",
     "extractor_of",
     "feature_record",

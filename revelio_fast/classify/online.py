@@ -19,6 +19,7 @@ from revelio_fast.features import (
     BrokenImageError,
     FeatureExtractor,
     ImageSource,
+    MapStore,
     RandomCrops,
     extract_maps,
     open_source,
@@ -174,6 +175,23 @@ def train_diffc_online(
         device=extractor.device,
         progress=progress,
     )
+
+
+def cached_training_maps(store: MapStore, config: DiffCConfig, rows: Tensor | None = None) -> CachedMaps:
+    """The maps of a store for training: its random crops, if it has any, else its one map of each image, mirrored.
+
+    Parameters
+    ----------
+    store : MapStore
+    config : DiffCConfig
+        Crops were mirrored as images when they were cut; only single maps follow its `augmentation`.
+    rows : Tensor, optional
+        Int64; all rows with a label by default.
+    """
+    crops = [variant.maps for variant in store.variants()]
+    rows = (store.labels >= 0).nonzero().flatten() if rows is None else rows
+    mirror = config.augmentation == "flip" and not crops
+    return CachedMaps(crops or store.maps, store.labels, rows=rows, mirror=mirror, seed=config.seed)
 
 
 def labelled(source: ImageSource) -> ImageSource:

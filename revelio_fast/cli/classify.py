@@ -116,7 +116,7 @@ def _train_cached(
 ) -> DiffCResult:
     import torch
 
-    from revelio_fast.classify import feature_record
+    from revelio_fast.classify import cached_training_maps, feature_record
     from revelio_fast.diffc import CachedMaps, train_on
     from revelio_fast.features import MapStore
     from revelio_fast.pipeline.inputs import hold_out_positions
@@ -131,12 +131,10 @@ def _train_cached(
         rows, held = torch.tensor(keep, dtype=torch.int64), torch.tensor(out_of_it, dtype=torch.int64)
         rows = rows[store.labels[rows] >= 0]
         typer.echo(f"{len(held)} of {len(store)} maps are held out for the test.")
-    crops = [variant.maps for variant in store.variants()]
-    if crops:
-        typer.echo(f"Training runs through {len(crops)} random crops of each image, one per epoch.")
-    mirror = config.augmentation == "flip" and not crops
+    if crops := len(store.variants()):
+        typer.echo(f"Training runs through {crops} random crops of each image, one per epoch.")
     return train_on(
-        CachedMaps(crops or store.maps, store.labels, rows=rows, mirror=mirror, seed=config.seed),
+        cached_training_maps(store, config, rows),
         CachedMaps(tested.maps, tested.labels, rows=held),
         config,
         out_dir=out,

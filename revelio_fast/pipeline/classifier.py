@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from revelio_fast.classify import feature_record, train_diffc_online
+from revelio_fast.classify import cached_training_maps, feature_record, train_diffc_online
 from revelio_fast.config import RunConfig
 from revelio_fast.diffc import CachedMaps, DiffCConfig, DiffCResult, MapClassifier, train_on
 from revelio_fast.features import ImageSource
@@ -108,15 +108,13 @@ def _classify_one(
 def _train_cached(
     halves: dict[str, Stage], key: Key | None, settings: DiffCConfig, folder: Path, names: list[str], progress: bool
 ) -> DiffCResult:
-    mirror = settings.augmentation == "flip"
     if key is None:
         (maps, labels), (test_maps, test_labels) = raw_maps_of(halves["train"]), raw_maps_of(halves["test"])
+        mirror = settings.augmentation == "flip"
         train, features = _labelled(maps, labels, mirror, settings.seed), None
     else:
         store, test = maps_of(halves["train"], key), maps_of(halves["test"], key)
-        # Cached crops were mirrored as images; a single map of an image is mirrored itself.
-        crops = [variant.maps for variant in store.variants()]
-        train = _labelled(crops or store.maps, store.labels, mirror and not crops, settings.seed)
+        train = cached_training_maps(store, settings)
         test_maps, test_labels, features = test.maps, test.labels, feature_record(test.about)
     return train_on(
         train, _labelled(test_maps, test_labels, False, 0), settings, out_dir=folder, n_classes=len(names),
@@ -145,6 +143,6 @@ def _train_online(
     )  # fmt: skip
 
 
-def _labelled(maps: Tensor | Sequence[Tensor], labels: Tensor, mirror: bool, seed: int) -> CachedMaps:
+def _labelled(maps: Tensor, labels: Tensor, mirror: bool, seed: int) -> CachedMaps:
     rows = (labels >= 0).nonzero().flatten()
     return CachedMaps(maps, labels, rows=rows, mirror=mirror, seed=seed)

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from revelio_fast.assets import mini_sd_path
-from revelio_fast.classify import OnlineMaps, train_diffc_online
+from revelio_fast.classify import OnlineMaps, cached_training_maps, train_diffc_online
 from revelio_fast.diffc import DiffCConfig
-from revelio_fast.features import FeatureExtractor, RandomCrops, open_source
+from revelio_fast.features import FeatureExtractor, RandomCrops, extract_maps, open_source
 
 CONFIG = DiffCConfig(epochs=6, batch_size=4, width=16, lr=3e-3, lr_min=1e-3)
 
@@ -87,6 +87,19 @@ def test_it_learns_and_continues_after_an_interrupt(
     weights = "model/model.safetensors"
     assert (tmp_path / "whole" / weights).read_bytes() == (tmp_path / "cut" / weights).read_bytes()
     assert [r.train_loss for r in whole.history] == [r.train_loss for r in resumed.history]
+
+
+def test_cached_crops_are_not_mirrored_again(extractor: FeatureExtractor, pictures: Path, tmp_path: Path) -> None:
+    source = open_source(pictures, limit=8)
+    options = {"batch_size": 4, "store_dtype": torch.float32, "progress": False}
+    (plain,) = extract_maps(extractor, source, tmp_path / "plain", **options).values()
+    (cropped,) = extract_maps(extractor, source, tmp_path / "cropped", variants=1, **options).values()
+    rows = [torch.arange(8)]
+    assert torch.equal(next(cached_training_maps(cropped, CONFIG).batches(rows, 0)), cropped.variants()[0].maps)
+    mirrored = next(cached_training_maps(plain, CONFIG).batches(rows, 0))
+    turned = [not torch.equal(a, b) for a, b in zip(mirrored, plain.maps, strict=True)]
+    assert 0 < sum(turned) < 8
+    assert cached_training_maps(plain, CONFIG, torch.tensor([5, 1])).labels.tolist() == [1, 0]
 
 
 KILLED = """
