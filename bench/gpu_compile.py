@@ -225,7 +225,7 @@ def _demangled(name: str) -> str:
     if not name.startswith("_Z"):
         return name
     long = subprocess.run(["c++filt", name], capture_output=True, text=True).stdout.strip() or name
-    return re.sub(r"\(anonymous namespace\)::|revelio::|^void ", "", long).split("(")[0]
+    return re.sub(r"\(anonymous namespace\)::|\w+::|^void ", "", long).split("(")[0]
 
 
 def _versions() -> dict[str, str]:
