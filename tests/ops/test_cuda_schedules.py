@@ -172,6 +172,17 @@ def test_adam_unit_norm_step(cuda_on_host, d, B, relu, k_aux):
         assert_close(name, a, b, rounding)
 
 
+def test_the_shadow_rounds_halves_to_even_and_keeps_nan(cuda_on_host):
+    p, code, grad = problem(6, 12, 40, 5), heavy_code(6, 40, 5), torch.randn(6, 12)
+    halves = torch.randint(0x3F00, 0x4000, (40, 12), dtype=torch.int32) << 16 | 0x8000
+    rows = AdamRows.start(halves.view(torch.float32).clone(), p.W_dec, p.b_enc, p.b_pre)
+    rows.W_enc[39, 3], rows.W_enc[38, 2] = torch.nan, -torch.inf
+    shadow = EncoderShadow.of(torch.zeros(40, 12))
+    adam_unit_norm_step_(rows, p.x, code, grad, step=1, lr=0.0, shadow=shadow)
+    assert torch.equal(shadow.weights.nan_to_num(7), rows.W_enc.bfloat16().nan_to_num(7))
+    assert shadow.weights[39, 3].isnan() and shadow.norms[38] == torch.inf
+
+
 def test_the_step_has_the_bits_of_torch_adam(cuda_on_host):
     """Given the same gradients. Only the square root is numpy's: torch's on a CPU (MKL) may be one bit off IEEE's."""
     B, d, n, k = 70, 20, 30, 4
