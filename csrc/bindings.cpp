@@ -41,9 +41,11 @@ void check_inverse(const int64_t *indices, int64_t B, int64_t k, int64_t n, cons
     }
 }
 
-// Returns how many scores an int8 screen left to float32, and how many rows it gave up on; 0 and 0 without a screen.
+// screen: "int8", "bf16" or "". Returns how many scores it left to float32, and how many rows it gave up on; 0 and 0
+// without a screen, which is also what a processor without such dot products gives.
 py::tuple topk_encode(Address x, Address W_enc, Address b_enc, Address b_pre, Address values, Address indices,
-                      int64_t B, int64_t d, int64_t n, int64_t k, bool relu, bool bf16, bool screen, int threads) {
+                      int64_t B, int64_t d, int64_t n, int64_t k, bool relu, bool bf16, const std::string &screen,
+                      int threads) {
     const Kernels &chosen = kernels();
     const TopkEncode p = {at<float>(x),
                           at<float>(W_enc),
@@ -61,8 +63,12 @@ py::tuple topk_encode(Address x, Address W_enc, Address b_enc, Address b_pre, Ad
     ScreenCounts counts = {0, 0};
     {
         py::gil_scoped_release unlocked;
-        if (screen && chosen.topk_screen) {
-            counts = chosen.topk_screen(p);
+        if (screen == "int8" && chosen.topk_screen_int8) {
+            counts = chosen.topk_screen_int8(p);
+        } else if (screen == "bf16" && chosen.topk_screen_bf16) {
+            counts = chosen.topk_screen_bf16(p);
+        } else if (bf16 && chosen.topk_encode_bf16) {
+            chosen.topk_encode_bf16(p);
         } else {
             chosen.topk_encode(p);
         }
@@ -136,7 +142,12 @@ void top_activations_update(Address top_values, Address top_image_ids, Address s
 PYBIND11_MODULE(_C, module) {
     module.doc() = "CPU kernels of revelio_fast; called through revelio_fast/ops/cpu.";
     module.def("isa", [] { return std::string(kernels().isa); });
-    module.def("screens", [] { return kernels().topk_screen != nullptr; });
+    module.def("screens", [] {
+        py::list names;
+        if (kernels().topk_screen_int8) names.append("int8");
+        if (kernels().topk_screen_bf16) names.append("bf16");
+        return names;
+    });
     module.def("topk_encode", &topk_encode);
     module.def("sparse_decode", &sparse_decode);
     module.def("sparse_residual", &sparse_residual);

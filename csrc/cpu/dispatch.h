@@ -12,7 +12,10 @@ struct Kernels {
     void (*sparse_backward)(const SparseBackward &);
     void (*adam_unit_norm_step)(const AdamStep &);
     void (*top_activations_update)(const TopActivationsUpdate &);
-    ScreenCounts (*topk_screen)(const TopkEncode &);  // null where there are no int8 dot products
+    // null where the processor or the compiler has no such dot products
+    void (*topk_encode_bf16)(const TopkEncode &);
+    ScreenCounts (*topk_screen_int8)(const TopkEncode &);
+    ScreenCounts (*topk_screen_bf16)(const TopkEncode &);
 };
 
 // Throws std::runtime_error when REVELIO_ISA names an unknown instruction set or one this processor lacks.

@@ -16,7 +16,7 @@ struct TopkEncode {
     int threads;
 };
 
-// What an int8 screen left to be scored in float32, and the rows it gave up on, which were scored in float32 wholly.
+// What a screen left to be scored in float32, and the rows it gave up on, which were scored in float32 wholly.
 struct ScreenCounts {
     int64_t rescored, fallback_rows;
 };
@@ -79,8 +79,10 @@ REVELIO_KERNELS(baseline)
 REVELIO_KERNELS(avx2)
 REVELIO_KERNELS(avx512)
 namespace avx512 {
-ScreenCounts topk_screen(const TopkEncode &);  // needs AVX512-VNNI as well
-}
+ScreenCounts topk_screen_int8(const TopkEncode &);  // needs AVX512-VNNI as well
+ScreenCounts topk_screen_bf16(const TopkEncode &);  // these two, AVX512-BF16
+void topk_encode_bf16(const TopkEncode &);
+}  // namespace avx512
 #endif
 
 void invert_code(const int64_t *indices, int64_t entries, int64_t k, int64_t n, int64_t *offsets, int64_t *rows,

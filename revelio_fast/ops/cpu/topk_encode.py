@@ -1,4 +1,4 @@
-"""topk_encode by csrc/cpu/topk_encode.cpp; "fast" by the int8 screen of topk_screen.cpp where it exists and pays."""
+"""topk_encode by csrc/cpu/topk_encode.cpp; "fast" and "fp32" by a screen of topk_screen.h where it exists and pays."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def topk_encode(
     (B, d), n = x.shape, W_enc.shape[0]
     values, indices = x.new_empty(B, k), x.new_empty(B, k, dtype=torch.int64)
     pointers = [t.data_ptr() for t in (x, W_enc, b_enc, b_pre, values, indices)]
-    screen = precision == "fast" and screen_pays(B, d, n, k)
+    screen = screen_for(precision, B, d, n, k)
     load().topk_encode(*pointers, B, d, n, k, relu, precision == "bf16", screen, threads())
     return values, indices
 

@@ -1,0 +1,18 @@
+// The kernels that need AVX512-BF16 beside the rest of AVX-512.
+#include "cpu/topk_bf16.h"
+#include "cpu/topk_scan.h"
+#include "cpu/topk_screen.h"
+
+namespace revelio {
+namespace REVELIO_ISA {
+
+ScreenCounts topk_screen_bf16(const TopkEncode &p) {
+    return screen<Bf16>(p);
+}
+
+void topk_encode_bf16(const TopkEncode &p) {
+    scan<Bf16>(p);
+}
+
+}  // namespace REVELIO_ISA
+}  // namespace revelio

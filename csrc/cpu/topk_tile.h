@@ -1,0 +1,117 @@
+// A tile of rows x latents: the layout of x and W_enc for it, and the sums of all its pairs in registers. An arithmetic
+// says what a step of a sum is, always four bytes: one channel in float32, two in bfloat16, four in int8.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/vector.h"
+
+namespace revelio {
+namespace REVELIO_ISA {
+
+#if defined(__AVX512F__)
+typedef float Vector __attribute__((vector_size(64)));
+constexpr int TILE_ROWS = 12;  // 24 accumulators, 2 vectors of W and 1 of x: 27 of 32 registers
+#elif defined(__AVX2__)
+typedef float Vector __attribute__((vector_size(32)));
+constexpr int TILE_ROWS = 6;  // 12 + 2 + 1 of 16 registers
+#else
+typedef float Vector __attribute__((vector_size(16)));
+constexpr int TILE_ROWS = 6;
+#endif
+constexpr int LANES = sizeof(Vector) / sizeof(float);
+constexpr int TILE_LATENTS = 2 * LANES;
+
+// How rows are cut for the threads.
+struct Blocks {
+    int64_t tiles, tiles_per_block, count;
+};
+
+static inline Blocks blocks_of(const TopkEncode &p, int64_t most_tiles) {
+    const int64_t tiles = (p.B + TILE_ROWS - 1) / TILE_ROWS;
+    const int64_t share = (tiles + p.threads - 1) / p.threads;  // a small batch still gives every thread a block
+    const int64_t per_block = share < 1 ? 1 : share < most_tiles ? share : most_tiles;
+    return {tiles, per_block, (tiles + per_block - 1) / per_block};
+}
+
+static inline int64_t panels_of(const TopkEncode &p) {
+    return (p.n + TILE_LATENTS - 1) / TILE_LATENTS;
+}
+
+// Four lines of steps become four neighbouring columns of [steps][TILE_LATENTS].
+template <typename Step>
+static void interleave(const Step *const *lines, int64_t steps, Step *out) {
+    typedef uint32_t Four __attribute__((vector_size(16)));
+    int64_t i = 0;
+    for (; i + 4 <= steps; i += 4) {
+        Four a, b, c, d;
+        memcpy(&a, lines[0] + i, 16);
+        memcpy(&b, lines[1] + i, 16);
+        memcpy(&c, lines[2] + i, 16);
+        memcpy(&d, lines[3] + i, 16);
+        const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+        const Four AB = __builtin_shufflevector(a, b, 2, 6, 3, 7), CD = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+        const Four columns[4] = {
+            __builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
+            __builtin_shufflevector(AB, CD, 0, 1, 4, 5), __builtin_shufflevector(AB, CD, 2, 3, 6, 7)};
+        for (int s = 0; s < 4; ++s) memcpy(out + (i + s) * TILE_LATENTS, &columns[s], 16);
+    }
+    for (; i < steps; ++i) {
+        for (int l = 0; l < 4; ++l) out[i * TILE_LATENTS + l] = lines[l][i];
+    }
+}
+
+// TILE_LATENTS lines laid out [steps][TILE_LATENTS]. line_of(l, space) returns that latent's steps, in space if need be.
+template <typename Step, typename LineOf>
+static void pack_panel(int64_t steps, Step *space, Step *packed, const LineOf &line_of) {
+    for (int l = 0; l < TILE_LATENTS; l += 4) {
+        const Step *lines[4];
+        for (int s = 0; s < 4; ++s) lines[s] = line_of(l + s, space + s * steps);
+        interleave(lines, steps, packed + l);
+    }
+}
+
+// sums[r][l] += the products of row r and latent l, in the order of d.
+template <typename Arithmetic, int ROWS>
+static inline void score_rows(const typename Arithmetic::Step *__restrict x,
+                              const typename Arithmetic::Step *__restrict w, int64_t steps,
+                              typename Arithmetic::Sum (*out)[2]) {
+    typename Arithmetic::Sum sums[ROWS][2];
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r) {
+        sums[r][0] = out[r][0];
+        sums[r][1] = out[r][1];
+    }
+    for (int64_t i = 0; i < steps; ++i) {
+        typename Arithmetic::Sum left, right;
+        memcpy(&left, w + i * TILE_LATENTS, sizeof left);
+        memcpy(&right, w + i * TILE_LATENTS + LANES, sizeof right);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; ++r) {
+            const typename Arithmetic::Step a = x[i * TILE_ROWS + r];
+            sums[r][0] = Arithmetic::add(sums[r][0], a, left);
+            sums[r][1] = Arithmetic::add(sums[r][1], a, right);
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r) {
+        out[r][0] = sums[r][0];
+        out[r][1] = sums[r][1];
+    }
+}
+
+// Only the rows that are there: a tile of one row costs a sixth of a full one, not as much.
+template <typename Arithmetic>
+static void score_tile(const typename Arithmetic::Step *x, const typename Arithmetic::Step *w, int64_t steps,
+                       int64_t present, typename Arithmetic::Sum (*sums)[2]) {
+    if (present > 6)
+        score_rows<Arithmetic, TILE_ROWS>(x, w, steps, sums);
+    else if (present > 3)
+        score_rows<Arithmetic, 6>(x, w, steps, sums);
+    else if (present > 1)
+        score_rows<Arithmetic, 3>(x, w, steps, sums);
+    else
+        score_rows<Arithmetic, 1>(x, w, steps, sums);
+}
+
+}  // namespace REVELIO_ISA
+}  // namespace revelio
