@@ -38,9 +38,6 @@ struct Bf16 {
         return 0;
     }
 
-    static __m512 load(const float *v, __mmask16 present) {
-        return _mm512_maskz_loadu_ps(present, v);
-    }
     static __mmask16 lanes(int64_t left) {
         return left < 16 ? static_cast<__mmask16>((1u << left) - 1) : static_cast<__mmask16>(0xFFFF);
     }
@@ -48,11 +45,12 @@ struct Bf16 {
     // To nearest, even among equals; denormals to zero.
     static const uint32_t *line(const float *row, int64_t d, uint32_t *out) {
         uint16_t *halves = reinterpret_cast<uint16_t *>(out);
-        const int64_t padded = 2 * steps(d);
-        for (int64_t i = 0; i < d; i += 16) {
-            const __m256i bits = (__m256i)_mm512_cvtneps_pbh(load(row + i, lanes(d - i)));
-            _mm256_mask_storeu_epi16(halves + i, lanes(padded - i), bits);
+        int64_t i = 0;
+        for (; i + 16 <= d; i += 16) {
+            _mm256_storeu_si256((__m256i *)(halves + i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(row + i)));
         }
+        const __m512 rest = _mm512_maskz_loadu_ps(lanes(d - i), row + i);
+        _mm256_mask_storeu_epi16(halves + i, lanes(2 * steps(d) - i), (__m256i)_mm512_cvtneps_pbh(rest));
         return out;
     }
 
@@ -66,7 +64,7 @@ struct Bf16 {
             return _mm512_fmadd_pd(wide, wide, sum);
         };
         for (int64_t i = 0; i < d; i += 16) {
-            const __m512 exact = load(v + i, lanes(d - i));
+            const __m512 exact = _mm512_maskz_loadu_ps(lanes(d - i), v + i);
             const __m512i bits = _mm512_slli_epi32(
                 _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes(d - i), halves + i)), 16);
             const __m512 error = _mm512_sub_ps(exact, _mm512_castsi512_ps(bits));

@@ -76,7 +76,7 @@ static void scan_few_rows(const TopkEncode &p) {
     typedef typename Arithmetic::Step Step;
     const int64_t tiles = blocks_of(p, 1).tiles, panels = panels_of(p), steps = Arithmetic::steps(p.d);
     const Scratch<Step> packed_x(tiles * TILE_ROWS * steps), packed_w(p.threads * TILE_LATENTS * steps);
-    const Scratch<Step> lines(p.threads * 4 * steps);
+    const Scratch<Step> lines(p.threads * TILE_LATENTS * steps);
     const Scratch<float> centred(p.d);
     const Scratch<Row> row_states(p.threads * p.B);
     const Scratch<uint64_t> heaps(p.threads * p.B * p.k);
@@ -88,7 +88,7 @@ static void scan_few_rows(const TopkEncode &p) {
     for (int64_t panel = 0; panel < panels; ++panel) {
         const int64_t thread = thread_number();
         Step *w = packed_w.data + thread * TILE_LATENTS * steps;
-        Scan<Arithmetic>::pack(p, panel, lines.data + thread * 4 * steps, w);
+        Scan<Arithmetic>::pack(p, panel, lines.data + thread * TILE_LATENTS * steps, w);
         Scan<Arithmetic>::score(p, packed_x.data, w, 0, tiles, panel, row_states.data + thread * p.B);
     }
     for (int64_t b = 0; b < p.B; ++b) {
@@ -108,7 +108,7 @@ static void scan_many_rows(const TopkEncode &p) {
     const Blocks blocks = blocks_of(p, Scan<Arithmetic>::TILES_PER_BLOCK);
     const int64_t panels = panels_of(p), steps = Arithmetic::steps(p.d), group = Scan<Arithmetic>::PANELS_PER_GROUP;
     const Scratch<Step> packed_x(blocks.tiles * TILE_ROWS * steps), packed_w(group * TILE_LATENTS * steps);
-    const Scratch<Step> lines(p.threads * 4 * steps);
+    const Scratch<Step> lines(p.threads * TILE_LATENTS * steps);
     const Scratch<float> centred(p.threads * p.d);
     const Scratch<Row> row_states(p.B);
     const Scratch<uint64_t> heaps(p.B * p.k);
@@ -116,7 +116,7 @@ static void scan_many_rows(const TopkEncode &p) {
     Row *rows = row_states.data;
 #pragma omp parallel num_threads(p.threads)
     {
-        Step *space = lines.data + thread_number() * 4 * steps;
+        Step *space = lines.data + thread_number() * TILE_LATENTS * steps;
         float *row = centred.data + thread_number() * p.d;
 #pragma omp for schedule(static)
         for (int64_t tile = 0; tile < blocks.tiles; ++tile) {

@@ -59,7 +59,7 @@ static ScreenCounts screen(const TopkEncode &p) {
     const int64_t group = Narrow::PANELS_PER_GROUP < panels ? Narrow::PANELS_PER_GROUP : panels;
     const int64_t capacity = 8 * p.k > 512 ? 8 * p.k : 512;
     const Scratch<uint32_t> packed_x(blocks.tiles * TILE_ROWS * steps), packed_w(group * TILE_LATENTS * steps);
-    const Scratch<uint32_t> spaces(p.threads * 4 * steps);
+    const Scratch<uint32_t> spaces(p.threads * TILE_LATENTS * steps);
     const Scratch<LatentBounds> latent_bounds(group * TILE_LATENTS), largest(group);
     const Scratch<RowBounds> row_bounds(blocks.tiles);
     const Scratch<ScreenedRow> row_states(p.B);
@@ -92,7 +92,7 @@ static ScreenCounts screen(const TopkEncode &p) {
 #pragma omp parallel num_threads(p.threads)
     {
         float *vector = vectors.data + thread_number() * p.d;
-        uint32_t *space = spaces.data + thread_number() * 4 * steps;
+        uint32_t *space = spaces.data + thread_number() * TILE_LATENTS * steps;
 #pragma omp for schedule(static)
         for (int64_t tile = 0; tile < blocks.tiles; ++tile) {
             RowBounds &bounds = row_bounds.data[tile];

@@ -39,10 +39,10 @@ static inline int64_t panels_of(const TopkEncode &p) {
 
 // Four lines of steps become four neighbouring columns of [steps][TILE_LATENTS].
 template <typename Step>
-static void interleave(const Step *const *lines, int64_t steps, Step *out) {
+static inline void interleave(const Step *const *lines, int64_t start, int64_t end, Step *out) {
     typedef uint32_t Four __attribute__((vector_size(16)));
-    int64_t i = 0;
-    for (; i + 4 <= steps; i += 4) {
+    int64_t i = start;
+    for (; i + 4 <= end; i += 4) {
         Four a, b, c, d;
         memcpy(&a, lines[0] + i, 16);
         memcpy(&b, lines[1] + i, 16);
@@ -55,18 +55,26 @@ static void interleave(const Step *const *lines, int64_t steps, Step *out) {
             __builtin_shufflevector(AB, CD, 0, 1, 4, 5), __builtin_shufflevector(AB, CD, 2, 3, 6, 7)};
         for (int s = 0; s < 4; ++s) memcpy(out + (i + s) * TILE_LATENTS, &columns[s], 16);
     }
-    for (; i < steps; ++i) {
+    for (; i < end; ++i) {
         for (int l = 0; l < 4; ++l) out[i * TILE_LATENTS + l] = lines[l][i];
     }
 }
 
-// TILE_LATENTS lines laid out [steps][TILE_LATENTS]. line_of(l, space) returns that latent's steps, in space if need be.
+// TILE_LATENTS lines laid out [steps][TILE_LATENTS]. line_of(l, space) returns that latent's steps, in space if need be;
+// space holds TILE_LATENTS lines.
 template <typename Step, typename LineOf>
 static void pack_panel(int64_t steps, Step *space, Step *packed, const LineOf &line_of) {
-    for (int l = 0; l < TILE_LATENTS; l += 4) {
-        const Step *lines[4];
-        for (int s = 0; s < 4; ++s) lines[s] = line_of(l + s, space + s * steps);
-        interleave(lines, steps, packed + l);
+    constexpr int64_t CHUNK = 64;  // what is written meanwhile stays in L1: it is 8 KB, written a part of a line at a time
+    const Step *lines[TILE_LATENTS];
+    for (int l = 0; l < TILE_LATENTS; ++l) lines[l] = line_of(l, space + l * steps);
+    for (int64_t start = 0; start < steps; start += CHUNK) {
+        const int64_t end = start + CHUNK < steps ? start + CHUNK : steps;
+        for (int l = 0; l < TILE_LATENTS; l += 4) {
+            for (int s = 0; s < 4; ++s) {
+                for (int64_t i = end; i < end + CHUNK; i += 16) __builtin_prefetch(lines[l + s] + i);
+            }
+            interleave(lines + l, start, end, packed + l);
+        }
     }
 }
 

@@ -47,7 +47,7 @@ def extension(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", ["", "avx2", "baseline"])
+@pytest.mark.parametrize("isa", ["", "avx512", "avx2", "baseline"])
 def test_the_op_tests_are_clean_under_asan_and_ubsan(extension, isa):
     environment = os.environ | {
         "LD_PRELOAD": f"{library('libasan.so')} {library('libubsan.so')}",

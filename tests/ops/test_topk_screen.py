@@ -1,4 +1,6 @@
-"""The int8 screen: the bits of the float32 path on data made to mislead it, and float32 for the rows it cannot hold."""
+"""The screens: the bits of the float32 path on data made to mislead them, and float32 for the rows they cannot narrow."""
+
+import math
 
 import pytest
 import torch
@@ -11,14 +13,19 @@ from revelio_fast.ops.cpu import topk_encode as backend
 from revelio_fast.ops.cpu.native import load
 
 _C = pytest.importorskip("revelio_fast._C", reason="the extension is not built")
-pytestmark = pytest.mark.skipif(
-    not _C.screens(), reason="no int8 dot products on this processor, or REVELIO_ISA is set"
-)
 
 B, D, N, K = 100, 200, 6000, 16
+MASK32 = 0xFFFFFFFF
 
 
-def encode(x, W_enc, b_enc, b_pre, k, *, screen, threads=1):
+@pytest.fixture(params=["int8", "bf16"])
+def screen(request):
+    if request.param not in _C.screens():
+        pytest.skip(f"no {request.param} dot products on this processor, or REVELIO_ISA leaves them out")
+    return request.param
+
+
+def encode(x, W_enc, b_enc, b_pre, k, *, screen="", threads=1):
     """Values as bits (NaN equals NaN), indices, and how many latents were rescored and rows given up."""
     values, indices = x.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
     pointers = [t.data_ptr() for t in (x, W_enc, b_enc, b_pre, values, indices)]
@@ -26,17 +33,20 @@ def encode(x, W_enc, b_enc, b_pre, k, *, screen, threads=1):
     return values.view(torch.int32), indices, counts
 
 
-def assert_same_bits(x, W_enc, b_enc=None, b_pre=None, k=K):
+def assert_same_bits(screen, x, W_enc, b_enc=None, b_pre=None, k=K):
     """The screen gives what float32 gives, on one and on two threads; return its counts."""
     b_enc = W_enc.new_zeros(len(W_enc)) if b_enc is None else b_enc
     b_pre = x.new_zeros(x.shape[1]) if b_pre is None else b_pre
-    values, indices, nothing = encode(x, W_enc, b_enc, b_pre, k, screen=False)
+    values, indices, nothing = encode(x, W_enc, b_enc, b_pre, k)
     assert nothing == (0, 0)
+    counts = []
     for threads in (1, 2):
-        got = encode(x, W_enc, b_enc, b_pre, k, screen=True, threads=threads)
+        got = encode(x, W_enc, b_enc, b_pre, k, screen=screen, threads=threads)
         assert torch.equal(got[1], indices)
         assert torch.equal(got[0], values)
-    return got[2]
+        counts.append(got[2])
+    assert counts[0] == counts[1]
+    return counts[0]
 
 
 def gaussian():
@@ -44,121 +54,227 @@ def gaussian():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_gaussian_rows_leave_few_latents_to_rescore(seed):
+def test_gaussian_rows_leave_few_latents_to_rescore(screen, seed):
     torch.manual_seed(seed)
-    rescored, given_up = assert_same_bits(*gaussian(), 0.1 * torch.randn(N), torch.randn(D))
+    rescored, given_up = assert_same_bits(screen, *gaussian(), 0.1 * torch.randn(N), torch.randn(D))
     assert given_up == 0
     assert B * K <= rescored < 8 * B * K
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-7, 1e-5, 1e-3])
-def test_near_ties_are_told_apart(gap):
+def test_near_ties_are_told_apart(screen, gap):
     x, W_enc = gaussian()
     W_enc[1::2] = W_enc[::2] + gap * torch.randn(N // 2, D)
-    assert assert_same_bits(x, W_enc)[1] == 0
+    assert assert_same_bits(screen, x, W_enc)[1] == 0
 
 
 @pytest.mark.parametrize("shift", [0.0, 1000.0])
-def test_an_outlier_channel_is_balanced(shift):
+def test_an_outlier_channel_is_balanced(screen, shift):
     x, W_enc = gaussian()
     x[:, 7] = 100 * x[:, 7] + shift
-    rescored, given_up = assert_same_bits(x, W_enc)
+    rescored, given_up = assert_same_bits(screen, x, W_enc)
     assert given_up == 0
     assert rescored < 16 * B * K
 
 
-def test_sparse_codes_of_known_directions():
+def test_sparse_codes_of_known_directions(screen):
     _, W_enc = gaussian()
     latents = torch.randint(0, N, (B, K))
-    assert assert_same_bits((torch.rand(B, K, 1) * W_enc[latents]).sum(1), W_enc)[1] == 0
+    assert assert_same_bits(screen, (torch.rand(B, K, 1) * W_enc[latents]).sum(1), W_enc)[1] == 0
 
 
 @pytest.mark.parametrize("shift", [0.0, 2.0])  # with a shift, the sum of a row's int8 values is far from zero
-def test_latents_of_very_different_norms(shift):
+def test_latents_of_very_different_norms(screen, shift):
     x, W_enc = gaussian()
     W_enc = (W_enc - W_enc.mean(1, keepdim=True)) * torch.exp(2 * torch.randn(N, 1))
-    assert assert_same_bits(x + shift, W_enc, torch.randn(N))[1] == 0
+    assert assert_same_bits(screen, x + shift, W_enc, torch.randn(N))[1] == 0
+
+
+@pytest.fixture
+def bf16():
+    if "bf16" not in _C.screens():
+        pytest.skip("no bfloat16 dot products on this processor, or REVELIO_ISA leaves them out")
+
+
+@pytest.mark.parametrize("rounded", ["x", "W_enc"])
+@pytest.mark.parametrize("winners_first", [False, True])
+def test_bf16_rounding_errors_that_all_add_up(bf16, rounded, winners_first):
+    """Winners lose in every channel, losers gain in every channel, by all that the bound allows."""
+    sign = torch.ones(D)
+    sign[torch.randperm(D)[: D // 2]] = -1
+    down, up = 1 + 2**-8 - 2**-18, 1 + 2**-8 + 2**-20  # to 1 and to 1 + 2^-7: just over and under half a step
+    losing, gaining = torch.where(sign > 0, down, up), torch.where(sign > 0, up, down)
+    error = D * 2**-8
+    assert (losing.bfloat16().float() * sign).sum() == -error and (gaining.bfloat16().float() * sign).sum() == error
+    if rounded == "W_enc":
+        x, winner, loser = sign, losing, gaining
+    else:
+        x, winner, loser = losing, sign, -sign
+    winners, losers = winner.expand(K, D), loser.expand(3 * K, D)
+    W_enc = torch.cat([winners, losers] if winners_first else [losers, winners])
+    b_enc = torch.zeros(4 * K)
+    b_enc[slice(K) if winners_first else slice(3 * K, 4 * K)] = 0.1 * error  # bfloat16 would have them 1.9 error behind
+    W_enc, b_enc = torch.cat([W_enc, torch.zeros(1000, D)]), torch.cat([b_enc, torch.full((1000,), -100.0)])
+    x = x.repeat(B, 1)
+    assert assert_same_bits("bf16", x, W_enc, b_enc) == (4 * K * B, 0)
+    _, indices, _ = encode(x, W_enc, b_enc, torch.zeros(D), K, screen="bf16")
+    assert torch.equal(indices[0], torch.arange(K) + (0 if winners_first else 3 * K))
+
+
+def test_large_terms_that_cancel(bf16):
+    """Bfloat16 holds every element; what differs is where float32 and VDPBF16PS round their sums."""
+    x = torch.ones(B, D)
+    large = torch.randint(-255, 256, (300, D // 4)).float() * 2.0**20
+    W_enc = torch.cat([large, torch.randint(-8, 9, (300, D // 2)).float(), -large], 1)
+    W_enc = W_enc.gather(1, torch.rand(300, D).argsort(1))
+    assert torch.equal(W_enc.bfloat16().float(), W_enc)
+    assert assert_same_bits("bf16", x, W_enc)[1] == 0
 
 
 def mixed(h):
-    """The hash of csrc/cpu/topk_quantise.h, on int64 holding uint32."""
+    """The hash of csrc/cpu/topk_int8.h, on int64 holding uint32."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        h = ((h ^ h >> shift) * factor) & 0xFFFFFFFF
+        h = ((h ^ h >> shift) * factor) & MASK32
     return h ^ h >> 16
 
 
-def test_the_largest_element_rounded_up_does_not_wrap_around():
+def test_the_largest_element_rounded_up_does_not_wrap_around(screen):
     latents = torch.arange(N)[:, None]
-    uniform = (mixed((torch.arange(D) * 0x9E3779B9 + mixed(latents ^ 0x51ED270B)) & 0xFFFFFFFF) >> 8) / 2**24
+    uniform = (mixed((torch.arange(D) * 0x9E3779B9 + mixed(latents ^ 0x51ED270B)) & MASK32) >> 8) / 2**24
     latent, channel = divmod(int(uniform.argmax()), D)
     assert 127 + uniform[latent, channel].float() + 128 == 256  # one more than a byte holds, by float32 rounding
     x, W_enc = torch.randn(B, D), 0.1 * normalize(torch.randn(N, D))
     W_enc[latent] = 0
     W_enc[latent, channel] = 1
     x[:, channel] = 5
-    assert_same_bits(x, W_enc)
-    assert (encode(x, W_enc, torch.zeros(N), torch.zeros(D), K, screen=True)[1][:, 0] == latent).all()
+    assert_same_bits(screen, x, W_enc)
+    assert (encode(x, W_enc, torch.zeros(N), torch.zeros(D), K, screen=screen)[1][:, 0] == latent).all()
 
 
-@pytest.mark.parametrize(("of_x", "of_w"), [(1e6, 1e-6), (1e-6, 1e6), (1e12, 1.0), (1e-12, 1.0), (1e25, 1e25)])
-def test_any_scale(of_x, of_w):
+@pytest.mark.parametrize(
+    ("of_x", "of_w"),
+    [(1e6, 1e-6), (1e-6, 1e6), (1e12, 1.0), (1e-12, 1.0), (1e25, 1e25), (1e-20, 1e-20), (1e-40, 1.0), (1.0, 1e-39)],
+)
+def test_any_scale(screen, of_x, of_w):
     x, W_enc = gaussian()
-    assert_same_bits(x * of_x, W_enc * of_w)
+    assert_same_bits(screen, x * of_x, W_enc * of_w)
 
 
-def test_heavy_tails_send_some_rows_to_float32():
+def test_some_channels_are_denormal(screen):
+    x, W_enc = gaussian()
+    x[:, ::3] *= 1e-39
+    W_enc[:, 1::3] *= 1e-39
+    assert assert_same_bits(screen, x, W_enc)[1] < B
+
+
+def test_sums_that_overflow_on_the_way(screen):
+    x, W_enc = torch.full((B, D), 1e18), torch.full((N, D), 1e18)
+    W_enc[:, D // 2 :] *= -1
+    W_enc[3] = 1e21
+    W_enc[N // 2 :] *= 1e-30
+    assert_same_bits(screen, x, W_enc * (1 + torch.rand(N, 1)))
+
+
+def test_heavy_tails_send_int8_rows_to_float32():
+    if "int8" not in _C.screens():
+        pytest.skip("no int8 dot products on this processor, or REVELIO_ISA leaves them out")
     _, W_enc = gaussian()
     x = torch.distributions.StudentT(1.5).sample((B, D))
     x[3, 5] = 1e5
-    rescored, given_up = assert_same_bits(x, W_enc)
+    rescored, given_up = assert_same_bits("int8", x, W_enc)
     assert 0 < given_up < B
     assert rescored >= (B - given_up) * K
 
 
-def test_all_equal_scores_send_every_row_to_float32():
-    assert assert_same_bits(torch.zeros(B, D), normalize(torch.randn(N, D)))[1] == B
+def test_heavy_tails_do_not_trouble_bf16(bf16):
+    _, W_enc = gaussian()
+    x = torch.distributions.StudentT(1.5).sample((B, D))
+    rescored, given_up = assert_same_bits("bf16", x, W_enc)
+    assert given_up == 0
+    assert rescored < 4 * B * K
 
 
-def test_rows_and_latents_that_int8_cannot_hold():
+def test_all_equal_scores_send_every_row_to_float32(screen):
+    assert assert_same_bits(screen, torch.zeros(B, D), normalize(torch.randn(N, D)))[1] == B
+    assert assert_same_bits(screen, torch.ones(B, D), torch.full((N, D), 1 / 3))[1] == B
+
+
+def test_a_row_that_is_given_up_does_not_touch_the_others(screen):
+    x, W_enc = gaussian()
+    x[::7] = 0
+    assert assert_same_bits(screen, x, W_enc)[1] == math.ceil(B / 7)
+
+
+def test_rows_and_latents_that_a_screen_cannot_hold(screen):
     x, W_enc = gaussian()
     b_enc = torch.zeros(N)
     x[4, 4], x[5, 5], x[6, 6] = torch.nan, torch.inf, -torch.inf
     W_enc[9, 3], W_enc[10, 2], W_enc[11] = torch.nan, -torch.inf, W_enc[11] * 1e-20
     b_enc[20], b_enc[21] = torch.nan, torch.inf
-    assert assert_same_bits(x, W_enc, b_enc)[1] == 3
+    assert assert_same_bits(screen, x, W_enc, b_enc)[1] == 3
 
 
-def test_latents_that_are_nan_do_not_hide_the_others():
+def test_biases_at_the_end_of_float32(screen):
+    """Where only the float32 sum stays below infinity."""
+    x, W_enc = gaussian()
+    b_enc = torch.zeros(N)
+    b_enc[100:300] = torch.finfo(torch.float32).max
+    assert_same_bits(screen, 1e15 * x, 1e15 * W_enc, b_enc)
+    assert_same_bits(screen, 1e15 * x, 1e15 * W_enc, -b_enc)
+
+
+def test_latents_that_are_nan_do_not_hide_the_others(screen):
     x, W_enc = gaussian()
     b_enc = torch.zeros(N)
     b_enc[: K // 2] = torch.nan
-    assert assert_same_bits(x, W_enc, b_enc)[1] == 0
+    assert assert_same_bits(screen, x, W_enc, b_enc)[1] == 0
 
 
-def test_latents_switched_off_by_their_bias():
+def test_latents_switched_off_by_their_bias(screen):
     x, W_enc = gaussian()
     b_enc = torch.full((N,), -torch.inf)
     b_enc[2000:2100] = 0
-    assert assert_same_bits(x, W_enc, b_enc)[1] == 0
+    assert assert_same_bits(screen, x, W_enc, b_enc)[1] == 0
     b_enc[:] = -torch.inf
-    assert assert_same_bits(x, W_enc, b_enc) == (B * K, 0)
+    assert assert_same_bits(screen, x, W_enc, b_enc) == (B * K, 0)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 40), st.integers(1, 70), st.integers(1, 300), st.data())
-def test_any_shape(rows, d, n, data):
-    k = data.draw(st.integers(1, n))
+@given(st.sampled_from(["int8", "bf16"]), st.integers(0, 40), st.integers(1, 70), st.integers(1, 300), st.data())
+def test_any_shape(name, rows, d, n, data):
+    if name not in _C.screens():
+        return  # that of the other
+    k = data.draw(st.one_of(st.integers(1, n), st.just(n)))
     torch.manual_seed(data.draw(st.integers(0, 10**6)))
-    assert_same_bits(torch.randn(rows, d), torch.randn(n, d), torch.randn(n), torch.randn(d), k)
+    assert_same_bits(name, torch.randn(rows, d), torch.randn(n, d), torch.randn(n), torch.randn(d), k)
 
 
-def test_fast_uses_the_screen_where_it_pays_and_only_there():
+@settings(max_examples=40, deadline=None)
+@given(st.integers(-30, 30), st.integers(-30, 30), st.integers(1, 40), st.integers(0, 10**6))
+def test_any_mixture_of_magnitudes(of_x, of_w, spread, seed):
+    """Channels and latents over many powers of two, with values that repeat."""
+    torch.manual_seed(seed)
+    rows, d, n = 9, 33, 400
+
+    def draw(*shape):
+        return torch.randint(-3, 4, shape) * 2.0 ** torch.randint(-spread, spread + 1, shape)
+
+    for name in _C.screens():
+        assert_same_bits(name, draw(rows, d) * 2.0**of_x, draw(n, d) * 2.0**of_w, draw(n), draw(d), 5)
+
+
+@pytest.mark.parametrize(("precision", "name"), [("fast", "int8"), ("fp32", "bf16")])
+def test_a_precision_uses_its_screen_where_it_pays_and_only_there(precision, name):
+    if name not in _C.screens():
+        pytest.skip(f"no {name} dot products on this processor, or REVELIO_ISA leaves them out")
     x, W_enc = gaussian()
-    arguments = (x, W_enc, torch.zeros(N), torch.zeros(D), K)
+    b_enc, b_pre = torch.zeros(N), torch.zeros(D)
     with use_backend("cpu"):
-        fast, fp32 = (topk_encode(*arguments, precision=precision) for precision in ("fast", "fp32"))
-    assert backend.screen_pays(B, D, N, K)
-    assert torch.equal(fast.indices, fp32.indices) and torch.equal(fast.values, fp32.values)
-    assert not backend.screen_pays(1, 1280, 81_920, 32)
-    assert not backend.screen_pays(4096, 1280, 512, 32)
-    assert not backend.screen_pays(4096, 70_000, 81_920, 32)
+        code = topk_encode(x, W_enc, b_enc, b_pre, K, precision=precision)
+    values, indices, _ = encode(x, W_enc, b_enc, b_pre, K)
+    assert torch.equal(code.indices, indices) and torch.equal(code.values.view(torch.int32), values)
+    assert backend.screen_for(precision, B, D, N, K) == name
+    assert backend.screen_for(precision, 4096, 1280, 81_920, 32) == name
+    for B_, d, n in ((1, 1280, 81_920), (4096, 1280, 512), (4096, 70_000, 81_920), (4096, 32, 81_920)):
+        assert backend.screen_for(precision, B_, d, n, 32) == ""
+    assert backend.screen_for("bf16", 4096, 1280, 81_920, 32) == ""

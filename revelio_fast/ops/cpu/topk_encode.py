@@ -20,11 +20,14 @@ def topk_encode(
     return values, indices
 
 
-def screen_pays(B: int, d: int, n: int, k: int) -> bool:
-    """Whether int8 scores save more than quantising W_enc and rescoring a few k latents a row cost.
+def screen_for(precision: str, B: int, d: int, n: int, k: int) -> str:
+    """Which screen goes before the float32 scores: "int8", "bf16" or none, "".
 
-    On a Zen 4 core (CPU seconds, d=1280, n=20,480, k=32): 0.027 against float32's 0.033 at 16 rows, 0.068
-    against 0.146 at 256.
-    The int32 sums of the screen hold products of two int8 vectors of up to 65,536 elements.
+    One must save more than narrowing W_enc and rescoring a few k latents a row cost. CPU milliseconds on one Zen 4
+    core, k=32, d=1280: at n=20,480 float32, int8 and bf16 take 21, 24 and 26 for 16 rows, 31, 28 and 33 for 32, 46, 33
+    and 42 for 64; at 256 rows 9.7, 10.0 and 10.7 for n=1,024 and 17.6, 13.5 and 15.5 for n=2,048.
+    The sums of either screen are bounded for up to 65,536 products (docs/screens.md).
     """
-    return B >= 16 and 64 <= d <= 65_536 and n >= 32 * k
+    name, rows = {"fast": ("int8", 32), "fp32": ("bf16", 64)}.get(precision, ("", 0))
+    pays = B >= rows and 64 <= d <= 65_536 and n >= 64 * k
+    return name if pays and name in load().screens() else ""
