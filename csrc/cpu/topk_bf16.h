@@ -14,29 +14,20 @@ struct Bf16 {
     typedef uint32_t Step;  // two channels
     typedef __m512 Sum;
     static constexpr int64_t PANELS_PER_GROUP = 64;  // shared by the threads: 2048 x d x 2 bytes
-    static constexpr float MOST = 1e18f;       // norms below it keep sums inside float32
-    static constexpr float ROUNDINGS = 3.03f;  // in units of (d + 16) 2^-24 |x| |w|: one sum exactly rounded, one by two
+    static constexpr float MOST = 1e18f;             // norms below it keep sums inside float32
+    static constexpr float ROUNDINGS =
+        3.03f;  // in units of (d + 16) 2^-24 |x| |w|: one sum exactly rounded, one by two
     static constexpr float UNDERFLOW = 1e-32f;  // above 2 (d + 16) 2^-126
 
-    static int64_t steps(int64_t d) {
-        return (d + 1) / 2;
-    }
+    static int64_t steps(int64_t d) { return (d + 1) / 2; }
     static Sum add(Sum sum, uint32_t x, __m512 w) {
         return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(static_cast<int32_t>(x)), (__m512bh)w);
     }
-    static Sum start(int32_t) {
-        return _mm512_setzero_ps();
-    }
-    static __m512 score(Sum sum, float, __m512, __m512 bias) {
-        return _mm512_add_ps(sum, bias);
-    }
+    static Sum start(int32_t) { return _mm512_setzero_ps(); }
+    static __m512 score(Sum sum, float, __m512, __m512 bias) { return _mm512_add_ps(sum, bias); }
     // Both residuals at their worst.
-    static inline float combined(float from_x, float from_w) {
-        return from_x + from_w;
-    }
-    static int32_t as_row(uint32_t *, int64_t) {
-        return 0;
-    }
+    static inline float combined(float from_x, float from_w) { return from_x + from_w; }
+    static int32_t as_row(uint32_t *, int64_t) { return 0; }
 
     static __mmask16 lanes(int64_t left) {
         return left < 16 ? static_cast<__mmask16>((1u << left) - 1) : static_cast<__mmask16>(0xFFFF);
@@ -65,8 +56,8 @@ struct Bf16 {
         };
         for (int64_t i = 0; i < d; i += 16) {
             const __m512 exact = _mm512_maskz_loadu_ps(lanes(d - i), v + i);
-            const __m512i bits = _mm512_slli_epi32(
-                _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes(d - i), halves + i)), 16);
+            const __m512i bits =
+                _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes(d - i), halves + i)), 16);
             const __m512 error = _mm512_sub_ps(exact, _mm512_castsi512_ps(bits));
             squares = add_squares(squares, _mm512_castps512_ps256(exact));
             squares = add_squares(squares, _mm512_extractf32x8_ps(exact, 1));

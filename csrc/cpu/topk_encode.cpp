@@ -1,4 +1,5 @@
-// topk_encode: the k best float32 scores of each row; "bf16" without bfloat16 instructions is float32 on rounded inputs.
+// topk_encode: the k best float32 scores of each row; "bf16" without bfloat16 instructions is float32 on rounded
+// inputs.
 #include "cpu/topk_scan.h"
 
 namespace revelio {
@@ -8,15 +9,9 @@ namespace {
 struct Float32 {
     typedef float Step;
     typedef Vector Sum;
-    static int64_t steps(int64_t d) {
-        return d;
-    }
-    static const float *line(const float *row, int64_t, float *) {
-        return row;
-    }
-    static Sum add(Sum sum, float x, Vector w) {
-        return sum + x * w;
-    }
+    static int64_t steps(int64_t d) { return d; }
+    static const float *line(const float *row, int64_t, float *) { return row; }
+    static Sum add(Sum sum, float x, Vector w) { return sum + x * w; }
 };
 
 struct RoundedFloat32 : Float32 {

@@ -12,21 +12,17 @@ namespace REVELIO_ISA {
 struct Int8 {
     typedef uint32_t Step;  // four channels: W_enc's in excess 128, x's in two's complement
     typedef __m512i Sum;
-    static constexpr int64_t PANELS_PER_GROUP = 128;  // shared by the threads: 4096 x d bytes
-    static constexpr float DEVIATIONS = 8;            // a latent's bounds fail with probability below 2e-14
+    static constexpr int64_t PANELS_PER_GROUP = 128;    // shared by the threads: 4096 x d bytes
+    static constexpr float DEVIATIONS = 8;              // a latent's bounds fail with probability below 2e-14
     static constexpr float LEAST = 1e-8f, MOST = 1e8f;  // largest elements within these keep bounds inside float32
-    static constexpr float ROUNDINGS = 1.01f;         // of float32, in units of (d + 16) 2^-24 |x| |w|
+    static constexpr float ROUNDINGS = 1.01f;           // of float32, in units of (d + 16) 2^-24 |x| |w|
     static constexpr float UNDERFLOW = 1e-36f;
 
-    static int64_t steps(int64_t d) {
-        return (d + 3) / 4;
-    }
+    static int64_t steps(int64_t d) { return (d + 3) / 4; }
     static Sum add(Sum sum, uint32_t x, __m512i w) {
         return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(static_cast<int32_t>(x)));
     }
-    static Sum start(int32_t value) {
-        return _mm512_set1_epi32(value);
-    }
+    static Sum start(int32_t value) { return _mm512_set1_epi32(value); }
     static __m512 score(Sum sum, float row_error, __m512 errors, __m512 bias) {  // errors are scales here
         return _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(row_error)), errors, bias);
     }

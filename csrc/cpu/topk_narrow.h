@@ -1,6 +1,6 @@
 // Rows and latents in fewer bits, with balanced channels and bounds on what that did: what a screen multiplies.
-// A Narrow is an arithmetic of topk_tile.h on AVX-512 that also says how it rounds and by how much that may move a score
-// (topk_int8.h, topk_bf16.h; docs/screens.md).
+// A Narrow is an arithmetic of topk_tile.h on AVX-512 that also says how it rounds and by how much that may move a
+// score (topk_int8.h, topk_bf16.h; docs/screens.md).
 #pragma once
 
 #include <cmath>

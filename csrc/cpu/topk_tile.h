@@ -60,11 +60,12 @@ static inline void interleave(const Step *const *lines, int64_t start, int64_t e
     }
 }
 
-// TILE_LATENTS lines laid out [steps][TILE_LATENTS]. line_of(l, space) returns that latent's steps, in space if need be;
-// space holds TILE_LATENTS lines.
+// TILE_LATENTS lines laid out [steps][TILE_LATENTS]. line_of(l, space) returns that latent's steps, in space if need
+// be; space holds TILE_LATENTS lines.
 template <typename Step, typename LineOf>
 static void pack_panel(int64_t steps, Step *space, Step *packed, const LineOf &line_of) {
-    constexpr int64_t CHUNK = 64;  // what is written meanwhile stays in L1: it is 8 KB, written a part of a line at a time
+    constexpr int64_t CHUNK =
+        64;  // what is written meanwhile stays in L1: it is 8 KB, written a part of a line at a time
     const Step *lines[TILE_LATENTS];
     for (int l = 0; l < TILE_LATENTS; ++l) lines[l] = line_of(l, space + l * steps);
     for (int64_t start = 0; start < steps; start += CHUNK) {

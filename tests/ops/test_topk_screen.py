@@ -1,4 +1,4 @@
-"""The screens: the bits of the float32 path on data made to mislead them, and float32 for the rows they cannot narrow."""
+"""The screens: the bits of the float32 path on data made to mislead them, float32 for rows they cannot narrow down."""
 
 import math
 

@@ -29,5 +29,5 @@ def screen_for(precision: str, B: int, d: int, n: int, k: int) -> str:
     The sums of either screen are bounded for up to 65,536 products (docs/screens.md).
     """
     name, rows = {"fast": ("int8", 32), "fp32": ("bf16", 64)}.get(precision, ("", 0))
-    pays = B >= rows and 64 <= d <= 65_536 and n >= 64 * k
+    pays = rows <= B and 64 <= d <= 65_536 and n >= 64 * k
     return name if pays and name in load().screens() else ""
