@@ -80,10 +80,11 @@ static void pack_panel(int64_t steps, Step *space, Step *packed, const LineOf &l
 }
 
 // sums[r][l] += the products of row r and latent l, in the order of d.
+// Not inlined: on its own it keeps all sums in registers.
 template <typename Arithmetic, int ROWS>
-static inline void score_rows(const typename Arithmetic::Step *__restrict x,
-                              const typename Arithmetic::Step *__restrict w, int64_t steps,
-                              typename Arithmetic::Sum (*out)[2]) {
+__attribute__((noinline)) static void score_rows(const typename Arithmetic::Step *__restrict x,
+                                                 const typename Arithmetic::Step *__restrict w, int64_t steps,
+                                                 typename Arithmetic::Sum (*out)[2]) {
     typename Arithmetic::Sum sums[ROWS][2];
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r) {
@@ -91,9 +92,8 @@ static inline void score_rows(const typename Arithmetic::Step *__restrict x,
         sums[r][1] = out[r][1];
     }
     for (int64_t i = 0; i < steps; ++i) {
-        typename Arithmetic::Sum left, right;
-        memcpy(&left, w + i * TILE_LATENTS, sizeof left);
-        memcpy(&right, w + i * TILE_LATENTS + LANES, sizeof right);
+        const auto *lanes = reinterpret_cast<const typename Arithmetic::Sum *>(w + i * TILE_LATENTS);
+        const typename Arithmetic::Sum left = lanes[0], right = lanes[1];
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; ++r) {
             const typename Arithmetic::Step a = x[i * TILE_ROWS + r];
