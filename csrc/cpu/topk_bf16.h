@@ -15,8 +15,8 @@ struct Bf16 {
     typedef __m512 Sum;
     static constexpr int64_t PANELS_PER_GROUP = 64;  // shared by the threads: 2048 x d x 2 bytes
     static constexpr float MOST = 1e18f;             // norms below it keep sums inside float32
-    static constexpr float ROUNDINGS =
-        3.03f;  // in units of (d + 16) 2^-24 |x| |w|: one sum exactly rounded, one by two
+    // Of float32, in units of (d + 16) 2^-24 |x| |w|: one sum whose steps round to nearest, one with twice that error.
+    static constexpr float ROUNDINGS = 3.03f;
     static constexpr float UNDERFLOW = 1e-32f;  // above 2 (d + 16) 2^-126
 
     static int64_t steps(int64_t d) { return (d + 1) / 2; }

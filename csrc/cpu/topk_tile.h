@@ -37,6 +37,12 @@ static inline int64_t panels_of(const TopkEncode &p) {
     return (p.n + TILE_LATENTS - 1) / TILE_LATENTS;
 }
 
+#ifdef __clang__
+#define REVELIO_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else  // GCC has that only since version 12
+#define REVELIO_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Four{__VA_ARGS__})
+#endif
+
 // Four lines of steps become four neighbouring columns of [steps][TILE_LATENTS].
 template <typename Step>
 static inline void interleave(const Step *const *lines, int64_t start, int64_t end, Step *out) {
@@ -48,11 +54,10 @@ static inline void interleave(const Step *const *lines, int64_t start, int64_t e
         memcpy(&b, lines[1] + i, 16);
         memcpy(&c, lines[2] + i, 16);
         memcpy(&d, lines[3] + i, 16);
-        const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-        const Four AB = __builtin_shufflevector(a, b, 2, 6, 3, 7), CD = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-        const Four columns[4] = {
-            __builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
-            __builtin_shufflevector(AB, CD, 0, 1, 4, 5), __builtin_shufflevector(AB, CD, 2, 3, 6, 7)};
+        const Four ab = REVELIO_SHUFFLE(a, b, 0, 4, 1, 5), cd = REVELIO_SHUFFLE(c, d, 0, 4, 1, 5);
+        const Four AB = REVELIO_SHUFFLE(a, b, 2, 6, 3, 7), CD = REVELIO_SHUFFLE(c, d, 2, 6, 3, 7);
+        const Four columns[4] = {REVELIO_SHUFFLE(ab, cd, 0, 1, 4, 5), REVELIO_SHUFFLE(ab, cd, 2, 3, 6, 7),
+                                 REVELIO_SHUFFLE(AB, CD, 0, 1, 4, 5), REVELIO_SHUFFLE(AB, CD, 2, 3, 6, 7)};
         for (int s = 0; s < 4; ++s) memcpy(out + (i + s) * TILE_LATENTS, &columns[s], 16);
     }
     for (; i < end; ++i) {
@@ -78,6 +83,8 @@ static void pack_panel(int64_t steps, Step *space, Step *packed, const LineOf &l
         }
     }
 }
+
+#undef REVELIO_SHUFFLE
 
 // sums[r][l] += the products of row r and latent l, in the order of d.
 // Not inlined: on its own it keeps all sums in registers.
