@@ -3,6 +3,7 @@
 python -m bench aot|model|gpu [--help]: the GPU kernels compiled ahead of time, their modelled time, and all of them
 checked and measured on a GPU.
 python -m bench peers [--help]: other libraries' training step and encoder beside ours.
+python -m bench extract FOLDER [--help]: extraction beside the authors' loop.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ ELSEWHERE = {
     "aot": "bench.gpu_compile",
     "model": "bench.gpu_model",
     "gpu": "bench.gpu",
+    "extract": "bench.extract",
     "peers": "bench.peers.run",
 }
 SMALL, PAPER = Shape(1024, 640, 8192, 32), Shape(4096, 1280, 81_920, 32)

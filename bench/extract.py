@@ -1,4 +1,4 @@
-"""Extraction against the authors' loop: python -m bench.extract FOLDER --work one|sweep|block [--json FILE].
+"""Extraction against the authors' loop: python -m bench extract FOLDER --work one|sweep|block [--json FILE].
 
 FOLDER is a pipeline in diffusers format; where the real weights cannot be had, random ones of examples/ do. The loop of
 the authors' extract_feature.py is written here from its description: for each layer and timestep anew it embeds the
@@ -90,9 +90,9 @@ def variants(folder: Path, work: str, images: int, image_size: int, ours: list[s
     }
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Command line entry."""
-    parser = argparse.ArgumentParser(prog="python -m bench.extract", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench extract", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--work", choices=WORK, default="one")
     parser.add_argument("--images", type=int, default=4)
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--dtypes", default="float32,bf16", help="of our side, comma-separated")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     about = stamp(options.repeats)
     layers, timesteps = WORK[options.work]
     shape = f"{options.images} images of {options.image_size} px, {len(layers)} layers x {len(timesteps)} timesteps"
@@ -113,6 +113,3 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps({"stamp": about, "rows": rows}, indent=2) + "\n")
 
-
-if __name__ == "__main__":
-    main()

@@ -51,11 +51,11 @@ def fused_step(p: Inputs, shape: Shape, backend: str):
         with ops.use_backend(backend):
             rows.W_dec.div_(rows.W_dec.norm(dim=1, keepdim=True))
             code = ops.topk_encode(p.x, rows.W_enc, rows.b_enc, rows.b_pre, shape.k, precision="fast")
-            residual = ops.sparse_decode(code, rows.W_dec, rows.b_pre) - p.x
+            residual, squares = ops.sparse_residual(code, rows.W_dec, rows.b_pre, p.x)
             variance = (p.x - p.x.mean(0)).square().sum()
             taken[0] += 1
             ops.adam_unit_norm_step_(rows, p.x, code, residual * (2 / variance), step=taken[0], lr=LR, unit_norm=False)
-        return (residual.square().sum() / variance).reshape(1)
+        return (squares.sum() / variance).reshape(1)
 
     return run
 
