@@ -154,7 +154,7 @@ def step(p, code, grad, **options):
 # d: as above, then one whose rows do not fit shared memory
 @pytest.mark.parametrize(
     ("d", "B", "relu", "k_aux"),
-    [(1, 150, True, 2), (5, 150, False, 0), (300, 150, False, 1), (1040, 130, True, 0), (5124, 66, False, 0)],
+    [(1, 150, True, 2), (5, 150, False, 0), (300, 150, False, 1), (1040, 130, True, 0), (6148, 66, False, 0)],
 )
 def test_adam_unit_norm_step(cuda_on_host, d, B, relu, k_aux):
     n, k = 22, 5
