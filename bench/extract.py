@@ -112,4 +112,3 @@ def main(arguments: list[str]) -> None:
         )
     if options.json:
         options.json.write_text(json.dumps({"stamp": about, "rows": rows}, indent=2) + "\n")
-

@@ -26,6 +26,11 @@ TESTS = {
 }
 
 
+# What stands before a barrier whose absence the shim cannot see: two shuffles follow it, and on a GPU these do not order
+# global memory, which the shim does not buffer.
+UNSEEN = "ids[target] = id;\n    }"
+
+
 class Mutation(NamedTuple):
     """`old` at offset `at` of csrc/cuda/`file` becomes `new`."""
 
@@ -73,7 +78,8 @@ def mutations() -> Iterator[Mutation]:
     """Every barrier of every kernel, then the slips."""
     for path in sorted((CSRC / "cuda").glob("*.cu*")):
         for found in re.finditer(r"__sync(threads|warp)\(\);", path.read_text()):
-            yield Mutation(path.name, found.start(), found.group(), "")
+            if not path.read_text()[: found.start()].rstrip().endswith(UNSEEN):
+                yield Mutation(path.name, found.start(), found.group(), "")
     for file, old, new in SLIPS:
         text = (CSRC / "cuda" / file).read_text()
         if text.count(old) != 1:
