@@ -26,7 +26,7 @@ TESTS = {
 }
 
 
-# What stands before a barrier whose absence the shim cannot see: two shuffles follow it, and on a GPU these do not order
+# What stands before a barrier whose absence the shim cannot see: two shuffles follow it. On a GPU these do not order
 # global memory, which the shim does not buffer.
 UNSEEN = "ids[target] = id;\n    }"
 
