@@ -167,12 +167,25 @@ def test_some_channels_are_denormal(screen):
     assert assert_same_bits(screen, x, W_enc)[1] < B
 
 
-def test_sums_that_overflow_on_the_way(screen):
-    x, W_enc = torch.full((B, D), 1e18), torch.full((N, D), 1e18)
-    W_enc[:, D // 2 :] *= -1
-    W_enc[3] = 1e21
-    W_enc[N // 2 :] *= 1e-30
-    assert_same_bits(screen, x, W_enc * (1 + torch.rand(N, 1)))
+def test_sums_that_overflow_only_in_bf16(screen):
+    """255 terms of 2^120 (1 + 2^-8) stay below 2^128; rounded up to 1 + 2^-7 they do not."""
+    x, W_enc = torch.full((B, 255), 2.0**60), torch.full((N, 255), 2.0**60 * (1 + 2**-8 + 2**-20))
+    W_enc[40:60] = 2.0**60 * (1 + 2**-8 - 2**-18)
+    b_enc = torch.zeros(N)
+    b_enc[40:60] = 3e33
+    values, indices, _ = encode(x, W_enc, b_enc, torch.zeros(255), K)
+    assert values.view(torch.float32).isfinite().all() and torch.equal(indices[0], torch.arange(40, 40 + K))
+    assert_same_bits(screen, x, W_enc, b_enc)
+
+
+def test_a_bias_with_which_only_bf16_overflows(screen):
+    x, W_enc = torch.full((B, 255), 2.0**52), torch.full((N, 255), 2.0**54 * (1 + 2**-8 + 2**-20))
+    W_enc[40:60] = 2.0**54 * (1 + 2**-8 - 2**-18)
+    b_enc = torch.full((N,), torch.finfo(torch.float32).max - 2.0**114 * (1 + 2**-9))
+    b_enc[40:60] += 2.0**104
+    values, indices, _ = encode(x, W_enc, b_enc, torch.zeros(255), K)
+    assert values.view(torch.float32).isfinite().all() and torch.equal(indices[0], torch.arange(40, 40 + K))
+    assert_same_bits(screen, x, W_enc, b_enc)
 
 
 def test_heavy_tails_send_int8_rows_to_float32():
@@ -219,8 +232,8 @@ def test_biases_at_the_end_of_float32(screen):
     x, W_enc = gaussian()
     b_enc = torch.zeros(N)
     b_enc[100:300] = torch.finfo(torch.float32).max
-    assert_same_bits(screen, 1e15 * x, 1e15 * W_enc, b_enc)
-    assert_same_bits(screen, 1e15 * x, 1e15 * W_enc, -b_enc)
+    assert_same_bits(screen, 2e16 * x, 5e17 * W_enc, b_enc)
+    assert_same_bits(screen, 2e16 * x, 5e17 * W_enc, -b_enc)
 
 
 def test_latents_that_are_nan_do_not_hide_the_others(screen):
