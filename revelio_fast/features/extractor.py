@@ -5,28 +5,24 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from revelio_fast.features.batch_features import BatchFeatures, Key
 from revelio_fast.features.embedded_prompts import EmbeddedPrompts
-from revelio_fast.features.families import Conditioning, LayerCost, ModelFamily, find_family
-from revelio_fast.features.fixed_shape import FixedShapeForward
-from revelio_fast.features.noise import image_noise
+from revelio_fast.features.families import LayerCost, ModelFamily, find_family
 from revelio_fast.features.prefetch import decoded_groups
 from revelio_fast.features.preprocess import as_pixels, image_to_tensor
 from revelio_fast.features.prompts import Fixed, Prompts, as_prompts
-from revelio_fast.features.ranges import nvtx_range
 from revelio_fast.features.sources import BrokenImageError, ImageItem, ImageSource, open_source
 from revelio_fast.features.spec import ModelError, ModelSpec, checked_dtype, checked_timesteps, refuse_repeats
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-Key = tuple[str, int]
 
 
 class FeatureBatch(NamedTuple):
@@ -76,9 +72,7 @@ class FeatureExtractor:
         self.skipped: list[BrokenImageError] = []
         self._spec = spec
         self._noise_samples = noise_samples
-        self._embedded = embedded
-        self._pooled = FixedShapeForward(self._pool, spec.device)
-        self._maps = FixedShapeForward(family.forward, spec.device)
+        self._features = BatchFeatures(family, embedded, spec, timesteps, noise_samples)
 
     @classmethod
     def from_pretrained(
@@ -331,52 +325,6 @@ class FeatureExtractor:
             named = ", ".join(error.path for error in self.skipped[:3])
             more = " ..." if len(self.skipped) > 3 else ""
             warnings.warn(f"{len(self.skipped)} broken images were skipped: {named}{more}", stacklevel=2)
-
-    def _features(
-        self,
-        pixels: Tensor,
-        ids: list[int],
-        rows: list[int],
-        texts: list[str],
-        upcoming: Iterable[str],
-        pool: bool,
-        draw: int = 0,
-    ) -> dict[Key, Tensor]:
-        """Features of the images in `rows` of `pixels`, all layers and timesteps."""
-        run = self._pooled if pool else self._maps
-        latents = self.family.encode(pixels)
-        picked = torch.tensor(rows, device=latents.device)
-        distinct = list(dict.fromkeys(texts))
-        which = torch.zeros(len(latents), dtype=torch.int64)
-        which[rows] = torch.tensor([distinct.index(text) for text in texts])
-        told = self._embedded.rows(distinct, upcoming)
-        conditioning = {name: value[which.to(value.device)] for name, value in told.items()}
-        found: dict[Key, Tensor] = {}
-        for timestep in self.timesteps:
-            steps = torch.full((len(latents),), timestep, device=latents.device)
-            total: dict[str, Tensor] = {}
-            for sample in range(self._noise_samples):
-                with nvtx_range("noise"):
-                    noise = torch.zeros(latents.shape)
-                    noise[rows] = image_noise(
-                        self._spec.seed, ids, timestep, draw * self._noise_samples + sample, latents.shape[1:]
-                    )
-                    noisy = self.family.add_noise(latents, noise.to(latents.device), timestep)
-                for layer, value in run(noisy, steps, conditioning).items():
-                    part = value[picked]
-                    if self._noise_samples > 1:
-                        part = part.float()
-                    total[layer] = part if sample == 0 else total[layer] + part
-                    if sample == self._noise_samples - 1 and sample:
-                        total[layer] = (total[layer] / self._noise_samples).to(value.dtype)
-            for layer in self.layers:
-                found[layer, timestep] = total[layer]
-        return found
-
-    def _pool(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
-        with torch.no_grad():
-            maps = self.family.forward(noisy, timesteps, conditioning)
-            return {name: value.float().mean((2, 3)) for name, value in maps.items()}
 
 
 def _prompt_of(item: ImageItem, prompts: Mapping[int, str]) -> str:

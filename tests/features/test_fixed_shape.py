@@ -34,9 +34,9 @@ def test_replays_give_the_bits_of_eager_runs(tiny_sd: Path, pool: bool) -> None:
     """Capture and replay on CPU tensors: one graph a shape, new inputs copied in, outputs copied out."""
     captured, eager = (FeatureExtractor.from_pretrained(tiny_sd, ["bottleneck", "up_ft1"], [25, 200]) for _ in range(2))
     cuda = FakeCuda()
-    for name in ("_pooled", "_maps"):
-        function = getattr(captured, name)._function
-        setattr(captured, name, FixedShapeForward(function, captured.device, capture=True, cuda=cuda))
+    for name in ("pooled", "maps"):
+        function = getattr(captured._features, name)._function
+        setattr(captured._features, name, FixedShapeForward(function, captured.device, capture=True, cuda=cuda))
     batches = [[picture(i) for i in range(start, start + size)] for start, size in ((0, 4), (4, 4), (8, 2))]
     kept = [captured.extract(images, pool=pool) for images in batches]
     for images, found in zip(batches, kept, strict=True):
@@ -53,7 +53,7 @@ def test_the_forward_never_waits_for_the_gpu(tiny_sd: Path) -> None:
     noisy = torch.empty(2, *family.latent_shape, device="meta")
     told = {name: torch.empty(2, *rows.shape[1:], device="meta") for name, rows in family.embed([""]).items()}
     with Syncs() as syncs:
-        extractor._pooled._function(noisy, torch.empty(2, dtype=torch.int64, device="meta"), told)
+        extractor._features.pooled._function(noisy, torch.empty(2, dtype=torch.int64, device="meta"), told)
     assert not syncs.found
 
 
@@ -64,7 +64,7 @@ def test_a_captured_graph_equals_the_eager_run(tiny_sd: Path, pool: bool) -> Non
     captured, eager = (
         FeatureExtractor.from_pretrained(tiny_sd, ["bottleneck", "up_ft1"], [25, 200], device="cuda") for _ in range(2)
     )
-    eager._pooled._capture = eager._maps._capture = False
+    eager._features.pooled._capture = eager._features.maps._capture = False
     first = [picture(i) for i in range(4)]
     second = [picture(i) for i in range(4, 8)]
     kept = captured.extract(first, pool=pool)
