@@ -1,7 +1,7 @@
 """python -m bench aot: every GPU kernel compiled ahead of time, and what the compiler made of it.
 
 Needs no GPU: Triton brings ptxas and cuobjdump. Triton kernels are compiled as they are launched (`aot_cases` beside
-each kernel); CUDA kernels are read from `revelio_fast/_cuda*.so`, where it was built. Not under TRITON_INTERPRET=1.
+each kernel); CUDA kernels are read from `revelio_fast._cuda`, where it was built. Not under TRITON_INTERPRET=1.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import collections
 import importlib
+import importlib.util
 import json
 import pkgutil
 import re
@@ -95,14 +96,13 @@ def compile_case(case: dict[str, Any], capability: int, **options: Any) -> dict[
 
 
 def cuda_rows() -> list[dict[str, Any]]:
-    """The same of every kernel and architecture in `revelio_fast/_cuda*.so`; nothing where it was not built."""
-    import revelio_fast
-
-    built = sorted(Path(revelio_fast.__file__).parent.glob("_cuda*.so"))
+    """The same of every kernel and architecture in `revelio_fast._cuda`; nothing where it was not built."""
+    built = importlib.util.find_spec("revelio_fast._cuda")
+    if built is None or built.origin is None:
+        return []
     return [
         {"kernel": made["function"], "source": "cuda", "threads": None, **made}
-        for path in built[:1]
-        for made in read_binary(path)
+        for made in read_binary(Path(built.origin))
     ]
 
 

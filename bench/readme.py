@@ -11,12 +11,13 @@ from bench.__main__ import table
 from bench.peers.run import table as table_of_peers
 
 ROOT = Path(__file__).resolve().parents[1]
+FILES = ("README.md", "docs/performance.md", "docs/gpu-model.md")
 OF_THE_GPU = {"gpu_model": gpu_model.tables, "gpu_aot": gpu_compile.summary}
 
 
 def main() -> None:
     """Rewrite the files; a mark whose JSON is missing is left as it is."""
-    for path in (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "gpu-model.md"):
+    for path in map(ROOT.joinpath, FILES):
         path.write_text(re.sub(r"<!-- bench:(\w+) -->.*?<!-- /bench -->", _filled, path.read_text(), flags=re.DOTALL))
 
 

@@ -212,7 +212,7 @@ def test_the_command_line_reaches_it_and_the_readme_shows_its_table(capsys, monk
     assert table(json.loads(path.read_text())["rows"]) in printed
     for folder in ("docs", "."):
         (tmp_path / folder).mkdir(exist_ok=True)
-    for name in ("README.md", "docs/performance.md"):
+    for name in bench.readme.FILES:
         (tmp_path / name).write_text("<!-- bench:peers_step --><!-- /bench -->")
     monkeypatch.setattr(bench.readme, "ROOT", tmp_path)
     bench.readme.main()
