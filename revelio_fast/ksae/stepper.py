@@ -11,7 +11,7 @@ from revelio_fast.ksae.config import KSAEConfig
 from revelio_fast.ksae.engines import take_step
 from revelio_fast.ksae.state import TrainingState
 from revelio_fast.ksae.statistics import note_activity
-from revelio_fast.ops import adam_scalars
+from revelio_fast.ops import adam_scalars, dispatch
 
 WARM_UP = 3  # steps of each batch shape before its graph is captured: kernels are compiled and workspaces grow in them
 
@@ -40,7 +40,8 @@ class Stepper:
     cuda : module
         ``torch.cuda``, or what stands for it in tests.
     capture : bool, optional
-        By default on CUDA, for the fused engine without the AuxK loss.
+        By default on CUDA, for the fused engine without the AuxK loss; not where the encoder is the reference, which
+        reads back.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class Stepper:
         self._state, self._config, self._dead_after, self._cuda = state, config, dead_after, cuda
         device = state.rows.W_enc.device
         can = config.engine == "fused" and not config.aux_k
-        self._capture = can and (device.type == "cuda" if capture is None else capture)
+        if capture is None:
+            capture = device.type == "cuda" and dispatch.chosen("topk_encode", "cuda") != "torch"
+        self._capture = can and capture
         self._graphs: dict[torch.Size, tuple[Any, Tensor, StepReport]] = {}
         self._seen: dict[torch.Size, int] = {}
         if self._capture:

@@ -83,6 +83,13 @@ def backends() -> list[BackendStatus]:
     ]
 
 
+def chosen(op: str, device: str) -> str:
+    """The backend that `op` would run by for tensors on `device`, if it does not fail."""
+    asked = _chosen.get() or _from_environment()
+    able = (b for b in TABLE[op].get(device, ()) if (op, b) not in _dropped and not _load(op, b)[1])
+    return asked or next(able, "torch")
+
+
 def call(op: str, device: str, *arguments: Any) -> Any:
     """Run `op` for tensors on `device` (a torch device type) with the chosen or best backend."""
     asked = _chosen.get() or _from_environment()

@@ -68,6 +68,17 @@ def test_the_environment_chooses(decode, broken, monkeypatch):
         decode()
 
 
+def test_what_would_run_is_known_beforehand(decode, broken, monkeypatch):
+    assert dispatch.chosen("sparse_decode", "cpu") == "cpu"
+    with pytest.warns(RuntimeWarning):
+        decode()
+    assert dispatch.chosen("sparse_decode", "cpu") == "torch"  # the other was dropped
+    monkeypatch.setenv("REVELIO_BACKEND", "cpu")
+    assert dispatch.chosen("sparse_decode", "cpu") == "cpu"
+    with use_backend("torch"):
+        assert dispatch.chosen("topk_encode", "cuda") == "torch"
+
+
 def test_an_unknown_backend_is_named():
     with pytest.raises(ValueError, match="use_backend must be one of"), use_backend("gpu"):
         pass
