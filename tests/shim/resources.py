@@ -1,6 +1,6 @@
 """Registers, spills and shared memory of every CUDA kernel, as ptxas reports them.
 
-``python -m tests.shim.resources`` prints the table of docs/gpu-kernels.md.
+``python -m tests.shim.resources`` prints them.
 """
 
 import re
