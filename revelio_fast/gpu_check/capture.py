@@ -16,7 +16,7 @@ from revelio_fast.ksae.config import KSAEConfig
 from revelio_fast.ksae.model import KSparseAutoencoder
 from revelio_fast.ksae.state import TrainingState
 from revelio_fast.ksae.stepper import Stepper
-from revelio_fast.ops.dispatch import backends
+from revelio_fast.ops import dispatch
 
 STEPS = 8
 
@@ -29,17 +29,12 @@ def capture(device: str, shape: Shape, cuda: Any = torch.cuda) -> Iterator[Findi
     for name, run in _jobs(shape).items():
         yield _tried(f"{name} captured, {shape}", partial(_replay, cuda, run, _tensors(first), _tensors(second)))
     what = f"{STEPS} training steps captured, {shape}"
-    if _sweeps_by_reference(device):
+    if dispatch.chosen("adam_unit_norm_step_", device) == "torch":
         yield Finding(
             what, "torch", None, "the reference's sums on a GPU differ from run to run: build revelio_fast._cuda"
         )
     else:
         yield _tried(what, partial(_train, cuda, device, shape))
-
-
-def _sweeps_by_reference(device: str) -> bool:
-    ways = [status for status in backends() if (status.op, status.device) == ("adam_unit_norm_step_", device)]
-    return next(status.backend for status in ways if not status.reason) == "torch"
 
 
 def _tried(what: str, count: Callable[[], float]) -> Finding:

@@ -86,8 +86,7 @@ def backends() -> list[BackendStatus]:
 def chosen(op: str, device: str) -> str:
     """The backend that `op` would run by for tensors on `device`, if it does not fail."""
     asked = _chosen.get() or _from_environment()
-    able = (b for b in TABLE[op].get(device, ()) if (op, b) not in _dropped and not _load(op, b)[1])
-    return asked or next(able, "torch")
+    return asked or next((backend for backend, _ in _able(op, device)), "torch")
 
 
 def call(op: str, device: str, *arguments: Any) -> Any:
@@ -105,12 +104,7 @@ def call(op: str, device: str, *arguments: Any) -> Any:
         if function is None or reason:
             raise BackendError(f"backend {asked!r} cannot run {op}: {reason}. `revelio-fast doctor` lists what can.")
         return function(*arguments)
-    for backend in TABLE[op].get(device, ("torch",)):
-        if (op, backend) in _dropped:
-            continue
-        function, reason = _load(op, backend)
-        if function is None or reason:
-            continue
+    for backend, function in _able(op, device):
         try:
             return function(*arguments)
         except BackendError as error:
@@ -121,6 +115,15 @@ def call(op: str, device: str, *arguments: Any) -> Any:
                 raise
             _drop(op, backend, error)
     raise BackendError(f"no backend can run {op} on {device} tensors. `revelio-fast doctor` says why.")
+
+
+def _able(op: str, device: str) -> Iterator[tuple[str, Any]]:
+    """Backends that can run `op`, in order of preference, with their functions."""
+    for backend in TABLE[op].get(device, ("torch",)):
+        if (op, backend) not in _dropped:
+            function, reason = _load(op, backend)
+            if function is not None and not reason:
+                yield backend, function
 
 
 def _load(op: str, backend: str) -> tuple[Any, str]:

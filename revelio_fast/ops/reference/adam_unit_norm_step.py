@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from revelio_fast.ops import shadow
+from revelio_fast.ops.adam_unit_norm_step import adam_scalars
 from revelio_fast.ops.reference.sparse_backward import sparse_backward
 
 
@@ -17,7 +18,7 @@ def adam_unit_norm_step_(
     )
     if project:
         dW_dec -= (dW_dec * W_dec).sum(1, keepdim=True) * W_dec
-    step_size, correction = (lr / (1 - beta1**step), (1 - beta2**step) ** 0.5) if scalars is None else scalars.unbind()
+    step_size, correction = adam_scalars(step, lr, beta1, beta2) if scalars is None else scalars.unbind()
     for parameter, gradient, mean, square in (
         (W_enc, dW_enc, m_enc, v_enc),
         (W_dec, dW_dec, m_dec, v_dec),
