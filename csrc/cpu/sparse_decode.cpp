@@ -7,16 +7,8 @@ namespace revelio {
 namespace REVELIO_ISA {
 
 // Vectors of a tile: most of the registers, and a divisor of the usual widths (20 x 16 = 320).
-#if defined(__AVX512F__)
-constexpr int64_t LANES = 16, TILE = 20;
-#elif defined(__AVX__)
-constexpr int64_t LANES = 8, TILE = 10;
-#else
-constexpr int64_t LANES = 4, TILE = 10;
-#endif
+constexpr int64_t TILE = LANES == 16 ? 20 : 10;
 constexpr int64_t ROWS_AHEAD = 4;
-
-typedef float Vector __attribute__((vector_size(sizeof(float) * LANES)));
 
 static inline Vector load(const float *p) {
     Vector v;

@@ -26,8 +26,10 @@ static inline float value_of(uint64_t key) {
     return value;
 }
 
-static inline void sift_down(uint64_t *heap, int64_t size, int64_t at) {
-    const uint64_t moving = heap[at];
+// Restores a heap with its least element on top, after heap[at] was replaced.
+template <typename T>
+static inline void sift_down(T *heap, int64_t size, int64_t at) {
+    const T moving = heap[at];
     for (int64_t child; (child = 2 * at + 1) < size; at = child) {
         if (child + 1 < size && heap[child + 1] < heap[child]) ++child;
         if (heap[child] >= moving) break;

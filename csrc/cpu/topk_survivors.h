@@ -25,26 +25,16 @@ struct ScreenedRow {
     bool given_up;
 };
 
-static inline void sink(float *heap, int64_t size, int64_t at) {
-    const float moving = heap[at];
-    for (int64_t child; (child = 2 * at + 1) < size; at = child) {
-        if (child + 1 < size && heap[child + 1] < heap[child]) ++child;
-        if (heap[child] >= moving) break;
-        heap[at] = heap[child];
-    }
-    heap[at] = moving;
-}
-
 static inline void offer_low(ScreenedRow &row, int64_t k, float low) {
     if (!(low >= -__builtin_inff())) low = -__builtin_inff();  // NaN promises nothing
     if (row.low_count < k) {
         row.lows[row.low_count++] = low;
         if (row.low_count < k) return;
-        for (int64_t at = k / 2; at-- > 0;) sink(row.lows, k, at);
+        for (int64_t at = k / 2; at-- > 0;) sift_down(row.lows, k, at);
     } else {
         if (low <= row.lows[0]) return;
         row.lows[0] = low;
-        sink(row.lows, k, 0);
+        sift_down(row.lows, k, 0);
     }
     row.threshold = row.lows[0];
 }

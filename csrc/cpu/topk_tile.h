@@ -8,17 +8,8 @@
 namespace revelio {
 namespace REVELIO_ISA {
 
-#if defined(__AVX512F__)
-typedef float Vector __attribute__((vector_size(64)));
-constexpr int TILE_ROWS = 12;  // 24 accumulators, 2 vectors of W and 1 of x: 27 of 32 registers
-#elif defined(__AVX2__)
-typedef float Vector __attribute__((vector_size(32)));
-constexpr int TILE_ROWS = 6;  // 12 + 2 + 1 of 16 registers
-#else
-typedef float Vector __attribute__((vector_size(16)));
-constexpr int TILE_ROWS = 6;
-#endif
-constexpr int LANES = sizeof(Vector) / sizeof(float);
+// 24 accumulators, 2 vectors of W and 1 of x: 27 of AVX-512's 32 registers; else 12 + 2 + 1 of 16.
+constexpr int TILE_ROWS = LANES == 16 ? 12 : 6;
 constexpr int TILE_LATENTS = 2 * LANES;
 
 // How rows are cut for the threads.

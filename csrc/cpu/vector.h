@@ -14,6 +14,16 @@
 namespace revelio {
 namespace REVELIO_ISA {
 
+// As wide as the registers of the instruction set.
+#if defined(__AVX512F__)
+typedef float Vector __attribute__((vector_size(64)));
+#elif defined(__AVX2__)
+typedef float Vector __attribute__((vector_size(32)));
+#else
+typedef float Vector __attribute__((vector_size(16)));
+#endif
+constexpr int LANES = sizeof(Vector) / sizeof(float);
+
 // y += a x
 static inline void axpy(float *__restrict y, float a, const float *__restrict x, int64_t d) {
 #pragma omp simd
