@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor
 
 from revelio_fast.features.crops import RandomCrops
-from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor, Key
+from revelio_fast.features.extractor import FeatureExtractor, Key
+from revelio_fast.features.fill import fill
 from revelio_fast.features.map_writer import (
     DTYPES,
     KIND,
@@ -25,11 +25,9 @@ from revelio_fast.features.map_writer import (
     MapStoreError,
     MapWriter,
 )
-from revelio_fast.features.ranges import nvtx_range
 from revelio_fast.features.skipped import write_skipped
 from revelio_fast.features.sources import ImageSource, open_source
 from revelio_fast.features.to_store import about_layer, image_prompts, layer_folder
-from revelio_fast.store import Background
 
 VARIANTS = "variants"
 
@@ -183,27 +181,10 @@ def _write(
                 # The files of the whole extraction lie two folders further up.
                 described |= {name: f"../../{described[name]}" for name in ("skipped", "prompts") if name in described}
             writers[key] = stack.enter_context(MapWriter(folder, shapes[key[0]], store_dtype, described))
-        done = {key: writer.done_ids for key, writer in writers.items()}
-
-        def save(batch: FeatureBatch) -> None:
-            with nvtx_range("store"):
-                for key, writer in writers.items():
-                    new = torch.tensor([image_id not in done[key] for image_id in batch.image_ids.tolist()])
-                    writer.append(batch.features[key].cpu()[new], batch.image_ids[new], batch.labels[new])
-
-        # Entered last, so left first: no call is running when the writers close.
-        writing = stack.enter_context(Background("revelio-write"))
-        for batch in extractor.stream(
-            source,
-            batch_size=batch_size,
-            pool=False,
-            on_error=on_error,
-            progress=progress,
-            skip_ids=frozenset.intersection(*map(frozenset, done.values())),
-            prompts=prompts,
-            draw=draw,
-        ):
-            writing.submit(functools.partial(save, batch))
+        fill(
+            extractor, source, writers, batch_size=batch_size, pool=False, on_error=on_error, progress=progress,
+            prompts=prompts, draw=draw,
+        )  # fmt: skip
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import time
@@ -12,12 +11,12 @@ from typing import Any
 
 import torch
 
-from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor, Key
+from revelio_fast.features.extractor import FeatureExtractor, Key
+from revelio_fast.features.fill import fill
 from revelio_fast.features.prompt_record import record, record_name
-from revelio_fast.features.ranges import nvtx_range
 from revelio_fast.features.skipped import FILE_NAME, write_skipped
 from revelio_fast.features.sources import ImageSource, open_source
-from revelio_fast.store import ActivationStore, Background
+from revelio_fast.store import ActivationStore
 
 FLUSH_SECONDS = 60.0
 SHARD_ROWS = 2048
@@ -129,30 +128,18 @@ def extract_to_store(
             )
             for key, folder in folders.items()
         }
-        done = {key: writer.done_ids for key, writer in writers.items()}
         saved = time.monotonic()
 
-        def save(batch: FeatureBatch) -> None:
+        def flush_now_and_then() -> None:
             nonlocal saved
-            with nvtx_range("store"):
-                for key, writer in writers.items():
-                    new = torch.tensor([image_id not in done[key] for image_id in batch.image_ids.tolist()])
-                    writer.append(batch.features[key].cpu()[new], batch.image_ids[new], batch.labels[new])
-                if time.monotonic() - saved > FLUSH_SECONDS:
-                    for writer in writers.values():
-                        writer.flush()
-                    saved = time.monotonic()
+            if time.monotonic() - saved > FLUSH_SECONDS:
+                for writer in writers.values():
+                    writer.flush()
+                saved = time.monotonic()
 
-        # Entered last, so left first: no call is running when the writers close.
-        writing = stack.enter_context(Background("revelio-write"))
-        for batch in extractor.stream(
-            source,
-            batch_size=batch_size,
-            on_error=on_error,
-            progress=progress,
-            skip_ids=frozenset.intersection(*map(frozenset, done.values())),
-            prompts=prompts,
-        ):
-            writing.submit(functools.partial(save, batch))
+        fill(
+            extractor, source, writers, after_batch=flush_now_and_then, batch_size=batch_size, on_error=on_error,
+            progress=progress, prompts=prompts,
+        )  # fmt: skip
         write_skipped(Path(out_dir), extractor.skipped)
     return {key: ActivationStore.open(folder) for key, folder in folders.items()}
