@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from revelio_fast.cuda_graph import beside, captured
+
 Outputs = dict[str, Tensor]
 WARM_UP = 3
 
@@ -55,15 +57,12 @@ class FixedShapeForward:
 
     def _captured(self, given: list[Tensor], names: list[str]) -> tuple[Any, list[Tensor], Outputs]:
         static = [value.clone(memory_format=torch.contiguous_format) for value in given]
-        device = static[0].device
         arguments = static[0], static[1], dict(zip(names, static[2:], strict=True))
-        side = self._cuda.Stream(device)
-        side.wait_stream(self._cuda.current_stream(device))
-        with self._cuda.stream(side):
+
+        def warm_up() -> None:
             for _ in range(WARM_UP):
                 self._function(*arguments)
-        self._cuda.current_stream(device).wait_stream(side)
-        graph = self._cuda.CUDAGraph()
-        with self._cuda.graph(graph):
-            outputs = self._function(*arguments)
+
+        beside(warm_up, static[0].device, self._cuda)
+        graph, outputs = captured(lambda: self._function(*arguments), self._cuda)
         return graph, static, outputs

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from revelio_fast import ops
+from revelio_fast.cuda_graph import beside, captured
 from revelio_fast.gpu_check.findings import Finding
 from revelio_fast.gpu_check.problems import Problem, Shape, differing, problem
 from revelio_fast.ksae.config import KSAEConfig
@@ -83,14 +84,8 @@ def _tensors(p: Problem) -> Outputs:
 def _replay(cuda: Any, run: Callable[..., Outputs], held: Outputs, fresh: Outputs) -> float:
     """Capture on `held`, replay on `fresh`: how many elements are not those of an eager run."""
     held = tuple(tensor.clone() for tensor in held)  # a replay reads where the capture did
-    side = cuda.Stream()
-    side.wait_stream(cuda.current_stream())
-    with cuda.stream(side):
-        run(*held)  # kernels are compiled and workspaces allocated outside the capture
-    cuda.current_stream().wait_stream(side)
-    graph = cuda.CUDAGraph()
-    with cuda.graph(graph):
-        outputs = run(*held)
+    beside(lambda: run(*held), held[0].device, cuda)
+    graph, outputs = captured(lambda: run(*held), cuda)
     for ours, theirs in zip(held, fresh, strict=True):
         ours.copy_(theirs)
     graph.replay()
@@ -101,12 +96,12 @@ def _train(cuda: Any, device: str, shape: Shape) -> float:
     """How many numbers of the training state differ between captured and eager steps."""
     B, d, n, k = shape
     ends = []
-    for captured in (False, True):
+    for replayed in (False, True):
         torch.manual_seed(0)
         config = KSAEConfig(k=k, n_latents=n, steps=STEPS, batch_size=B, lr=1e-3, warmup_steps=2)
         state = TrainingState(KSparseAutoencoder(d, k=k, n_latents=n).to(device))
         state.use_shadow()
-        step = Stepper(state, config, 1000, cuda=cuda, capture=captured)
+        step = Stepper(state, config, 1000, cuda=cuda, capture=replayed)
         for number in range(STEPS):
             step(problem(shape, device, seed=number).x)
         ends.append(state.tensors())

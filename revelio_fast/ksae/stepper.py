@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from revelio_fast.cuda_graph import beside, captured
 from revelio_fast.ksae.config import KSAEConfig
 from revelio_fast.ksae.engines import take_step
 from revelio_fast.ksae.state import TrainingState
@@ -66,7 +67,6 @@ class Stepper:
             table = [adam_scalars(number, config.lr_at(number)) for number in numbers]
             self._table = torch.tensor(table, dtype=torch.float32, device=device)
             self._place = torch.full((1,), state.step, dtype=torch.int64, device=device)
-            self._side = cuda.Stream()
 
     def __call__(self, x: Tensor) -> StepReport:
         """Train on `x` ``[B, d]`` and count the step."""
@@ -84,15 +84,10 @@ class Stepper:
         seen = self._seen.get(x.shape, 0)
         self._seen[x.shape] = seen + 1
         if seen < WARM_UP:
-            self._side.wait_stream(self._cuda.current_stream())
-            with self._cuda.stream(self._side):
-                report = self._without_readback(x)
-            self._cuda.current_stream().wait_stream(self._side)
-            return report
+            return beside(lambda: self._without_readback(x), x.device, self._cuda)
         if x.shape not in self._graphs:
-            graph, held = self._cuda.CUDAGraph(), x.clone()
-            with self._cuda.graph(graph):
-                report = self._without_readback(held)
+            held = x.clone()
+            graph, report = captured(lambda: self._without_readback(held), self._cuda)
             self._graphs[x.shape] = graph, held, report
         graph, held, report = self._graphs[x.shape]
         held.copy_(x)
