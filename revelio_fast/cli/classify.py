@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from revelio_fast.cli.errors import number_list
+from revelio_fast.cli.options import Column, ImageSize, Limit, Model, OnError, Quiet, Revision, Split
 
 if TYPE_CHECKING:
     from revelio_fast.classify import Classified
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 SOURCE = typer.Argument(
     help="Folder of images or class folders, CSV, parquet, Hugging Face data set id, or 'digits'.", show_default=False
 )
-MODEL = typer.Option(help="'mini-sd', a folder in diffusers format, or a Hub id.")
 DTYPE = typer.Option(help="Of the diffusion model's weights.")
 ROOT = typer.Option(help="Folder of local copies of the paper's data sets; REVELIO_DATA by default.")
 OUT = typer.Option(help="CSV file for the predictions, NAME.json beside it; a call that was cut off continues.")
@@ -69,11 +69,11 @@ def train_diffc(
     split: Annotated[str | None, typer.Option(help="With --cache none: split to train on.")] = None,
     test_split: Annotated[str | None, typer.Option(help="With --cache none: split to test on.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --cache none: use this many images.")] = None,
-    image_column: Annotated[str | None, typer.Option()] = None,
-    label_column: Annotated[str | None, typer.Option()] = None,
+    image_column: Column = None,
+    label_column: Column = None,
     root: Annotated[Path | None, ROOT] = None,
-    on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What a broken image does.")] = "stop",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    on_error: OnError = "stop",
+    quiet: Quiet = False,
 ) -> None:
     """Train and test Diff-C, the convolutional classifier of feature maps."""
     from revelio_fast.diffc import DiffCConfig
@@ -167,13 +167,13 @@ def classify(
         Path | None, typer.Option(help="CSV with 'prompt' and 'image_id' or 'file', if trained with such prompts.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a forward pass.")] = 8,
-    split: Annotated[str | None, typer.Option(help="Split of the source.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use this many images, spread evenly.")] = None,
-    image_column: Annotated[str | None, typer.Option()] = None,
-    label_column: Annotated[str | None, typer.Option()] = None,
+    split: Split = None,
+    limit: Limit = None,
+    image_column: Column = None,
+    label_column: Column = None,
     root: Annotated[Path | None, ROOT] = None,
-    on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What a broken image does.")] = "stop",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    on_error: OnError = "stop",
+    quiet: Quiet = False,
 ) -> None:
     """Classify new images with a trained classifier; with labels, the accuracy and the confusion matrix too."""
     from revelio_fast.classify import load_classifier
@@ -196,7 +196,7 @@ def classify(
 def zero_shot(
     images: Annotated[str, SOURCE],
     out: Annotated[Path, OUT] = Path("zero_shot.csv"),
-    model: Annotated[str, MODEL] = "mini-sd",
+    model: Model = "mini-sd",
     classes: Annotated[
         Path | None,
         typer.Option(help="Text file, a class a line, in the order of the labels; else the source's names."),
@@ -209,17 +209,17 @@ def zero_shot(
     loss: Annotated[Literal["l2", "l1"], typer.Option(help="Of the predicted noise.")] = "l2",
     top: Annotated[int, typer.Option(min=1, help="Classes in a line, best first, with errors.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="(class, timestep) pairs of a forward pass.")] = 16,
-    image_size: Annotated[int | None, typer.Option(help="Side in pixels; the model's own by default.")] = None,
+    image_size: ImageSize = None,
     dtype: Annotated[Literal["float32", "bf16", "fp16"], DTYPE] = "float32",
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the source.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use this many images, spread evenly.")] = None,
-    image_column: Annotated[str | None, typer.Option()] = None,
-    label_column: Annotated[str | None, typer.Option()] = None,
+    revision: Revision = None,
+    split: Split = None,
+    limit: Limit = None,
+    image_column: Column = None,
+    label_column: Column = None,
     root: Annotated[Path | None, ROOT] = None,
-    on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What a broken image does.")] = "stop",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    on_error: OnError = "stop",
+    quiet: Quiet = False,
 ) -> None:
     """Diffusion Classifier (Li et al., 2023): name the class whose prompt denoises an image best; no training."""
     from revelio_fast.classify import Pruning, ZeroShotClassifier, class_prompts

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from revelio_fast.cli.options import Column, Quiet
+
 
 def top_images(
     sae: Annotated[
@@ -22,10 +24,10 @@ def top_images(
     sheets: Annotated[Path | None, typer.Option(help="Folder for contact sheets (PNG); needs --source.")] = None,
     source: Annotated[str | None, typer.Option(help="The images that were extracted.")] = None,
     split: Annotated[str | None, typer.Option()] = None,
-    image_column: Annotated[str | None, typer.Option()] = None,
-    label_column: Annotated[str | None, typer.Option()] = None,
+    image_column: Column = None,
+    label_column: Column = None,
     latents: Annotated[int, typer.Option(min=1, help="How many contact sheets.")] = 10,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find the images that activate each latent most, and draw contact sheets of the top latents."""
     from revelio_fast import concepts

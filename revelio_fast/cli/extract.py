@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from revelio_fast.cli.errors import comma_list, number_list
+from revelio_fast.cli.options import Column, ImageSize, Limit, Model, OnError, Quiet, Revision, Split
 
 
 def extract(
@@ -20,7 +21,7 @@ def extract(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Output folder: OUT/<layer>/t<timestep>/.")],
-    model: Annotated[str, typer.Option(help="'mini-sd', a folder in diffusers format, or a Hub id.")] = "mini-sd",
+    model: Model = "mini-sd",
     layers: Annotated[str, typer.Option(help="Layer names, comma-separated.")] = "bottleneck,up_ft0,up_ft1,up_ft2",
     timesteps: Annotated[str, typer.Option(help="Timesteps, comma-separated.")] = "25",
     maps: Annotated[bool, typer.Option("--maps", help="Keep full feature maps (for train-diffc).")] = False,
@@ -45,7 +46,7 @@ def extract(
             "an oracle, the features know the label."
         ),
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side in pixels; the model's own by default.")] = None,
+    image_size: ImageSize = None,
     dtype: Annotated[Literal["float32", "bf16", "fp16"], typer.Option(help="Of the weights.")] = "float32",
     store_dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
@@ -55,20 +56,20 @@ def extract(
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     noise_samples: Annotated[int, typer.Option(min=1, help="Average over so many draws of the noise.")] = 1,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Fresh weights: the baseline.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
+    revision: Revision = None,
     official: Annotated[
         bool, typer.Option("--official", help="DiT only: the authors' scrambled maps without noise, for comparison.")
     ] = False,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).")] = False,
-    split: Annotated[str | None, typer.Option(help="Split of the source.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use this many images, spread evenly.")] = None,
-    image_column: Annotated[str | None, typer.Option()] = None,
-    label_column: Annotated[str | None, typer.Option()] = None,
+    split: Split = None,
+    limit: Limit = None,
+    image_column: Column = None,
+    label_column: Column = None,
     root: Annotated[
         str | None, typer.Option(help="Folder of local copies of named data sets; $REVELIO_DATA by default.")
     ] = None,
-    on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What a broken image does.")] = "stop",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    on_error: OnError = "stop",
+    quiet: Quiet = False,
 ) -> None:
     """Extract pooled features (or full maps) of several layers and timesteps; continues after a kill."""
     import torch

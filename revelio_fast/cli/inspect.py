@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from revelio_fast.cli.options import ImageSize, Revision
+
 
 def layers(
     model: Annotated[str, typer.Argument(help="'mini-sd', a folder in diffusers format, or a Hub id.")] = "mini-sd",
-    image_size: Annotated[int | None, typer.Option(help="Side in pixels; the model's own by default.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
+    image_size: ImageSize = None,
+    revision: Revision = None,
 ) -> None:
     """List a model's layers with their shapes and the share of compute up to each."""
     from revelio_fast.features import layer_table

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from revelio_fast.cli.options import Quiet
+
 
 def train_sae(
     store: Annotated[Path, typer.Argument(help="Store of one layer and timestep, from `extract`.", show_default=False)],
@@ -22,7 +24,7 @@ def train_sae(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Any other field of KSAEConfig: --set aux_k=512. May be repeated.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a k-sparse autoencoder on stored features."""
     import yaml
