@@ -7,17 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from revelio_fast.gpu_check.problems import Shape
 from revelio_fast.ops import Code
-
-
-class Shape(NamedTuple):
-    B: int
-    d: int
-    n: int
-    k: int
-
-    def __str__(self) -> str:
-        return f"B={self.B} d={self.d} n={self.n} k={self.k}"
 
 
 class Inputs(NamedTuple):
