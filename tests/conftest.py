@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,26 @@ def shared_data() -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def interrupted_after_saves() -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """A block in which training a classifier is interrupted right after so many checkpoints, and must be."""
+    import revelio_fast.diffc.train as module
+
+    @contextlib.contextmanager
+    def block(saves: int) -> Iterator[None]:
+        save, calls = module.save_checkpoint, []
+
+        def save_then_die(*arguments) -> None:
+            save(*arguments)
+            calls.append(1)
+            if len(calls) == saves:
+                raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "save_checkpoint", save_then_die)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return block

@@ -60,10 +60,8 @@ def test_keys_tell_sources_apart(extractor: FeatureExtractor, pictures: Path) ->
 
 
 def test_it_learns_and_continues_after_an_interrupt(
-    extractor: FeatureExtractor, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    extractor: FeatureExtractor, pictures: Path, tmp_path: Path, interrupted_after_saves
 ) -> None:
-    import revelio_fast.diffc.train as module
-
     def train(folder: str):
         return train_diffc_online(
             extractor, *halves(pictures), CONFIG, out_dir=tmp_path / folder, batch_size=4, progress=False
@@ -73,16 +71,8 @@ def test_it_learns_and_continues_after_an_interrupt(
     # Dark against light pictures; chance is 5 +- 1.6 of 10.
     assert whole.accuracy >= 0.9 and whole.class_names == ["dark", "light"] and whole.n_test == 10
     assert whole.metrics()["train_seconds_per_image"] > 0
-    save = module.save_checkpoint
-
-    def save_then_die(*arguments) -> None:
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "save_checkpoint", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after_saves(1):
         train("cut")
-    monkeypatch.undo()
     resumed = train("cut")
     weights = "model/model.safetensors"
     assert (tmp_path / "whole" / weights).read_bytes() == (tmp_path / "cut" / weights).read_bytes()

@@ -88,10 +88,8 @@ def test_variants_must_be_alike() -> None:
 
 @pytest.mark.parametrize("head", ["diffc", "resnet"])
 def test_a_cut_off_run_on_variants_goes_on_to_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
+    tmp_path: Path, interrupted_after_saves, head: str
 ) -> None:
-    import revelio_fast.diffc.train as module
-
     variants = [torch.randn(N, 2, 3, 4) for _ in range(3)]
     config = DiffCConfig(head=head, epochs=4, batch_size=5, width=8, lr=1e-3, lr_min=1e-4, dropout=0.2)
 
@@ -100,18 +98,8 @@ def test_a_cut_off_run_on_variants_goes_on_to_the_same_weights(
         return train_on(*halves, config, out_dir=tmp_path / folder, progress=False)
 
     whole = train("whole")
-    save, calls = module.save_checkpoint, []
-
-    def save_then_die(*arguments) -> None:
-        save(*arguments)
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "save_checkpoint", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after_saves(2):
         train("cut")
-    monkeypatch.undo()
     resumed = train("cut")
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name

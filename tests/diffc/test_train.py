@@ -43,25 +43,13 @@ def test_it_learns_planted_classes_and_not_noise() -> None:
     assert noise.accuracy < 0.5 and noise.chance == pytest.approx(1 / 3)
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch) -> None:
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, interrupted_after_saves) -> None:
     train, test = planted(40, 1), planted(12, 2)
     config = DiffCConfig(epochs=4, batch_size=8, width=8, lr=1e-3, lr_min=1e-4, dropout=0.2)
     whole = train_diffc(*train, *test, config, out_dir=tmp_path / "whole", progress=False)
 
-    import revelio_fast.diffc.train as module
-
-    save, calls = module.save_checkpoint, []
-
-    def save_then_die(*arguments) -> None:
-        save(*arguments)
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "save_checkpoint", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after_saves(2):
         train_diffc(*train, *test, config, out_dir=tmp_path / "cut", progress=False)
-    monkeypatch.setattr(module, "save_checkpoint", save)
     torch.manual_seed(99)
     resumed = train_diffc(*train, *test, config, out_dir=tmp_path / "cut", progress=False)
     for name, tensor in whole.model.state_dict().items():
