@@ -27,7 +27,8 @@ struct Bf16 {
     static __m512 score(Sum sum, float, __m512, __m512 bias) { return _mm512_add_ps(sum, bias); }
     // Both residuals at their worst.
     static inline float combined(float from_x, float from_w) { return from_x + from_w; }
-    static int32_t as_row(uint32_t *, int64_t) { return 0; }
+    static int32_t as_row(const uint32_t *, int64_t) { return 0; }
+    static void as_latent(uint32_t *, int64_t) {}
 
     static __mmask16 lanes(int64_t left) {
         return left < 16 ? static_cast<__mmask16>((1u << left) - 1) : static_cast<__mmask16>(0xFFFF);

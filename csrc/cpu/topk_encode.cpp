@@ -11,6 +11,7 @@ struct Float32 {
     typedef Vector Sum;
     static int64_t steps(int64_t d) { return d; }
     static const float *line(const float *row, int64_t, float *) { return row; }
+    static Sum start(int32_t) { return Sum{}; }
     static Sum add(Sum sum, float x, Vector w) { return sum + x * w; }
 };
 

@@ -39,9 +39,9 @@ struct Int8 {
         return h ^ h >> 16;
     }
 
-    // Rounds v / scale up or down at random, without bias, to codes[i] - 128; the error is measured by the scale.
+    // Rounds v / scale up or down at random, without bias; the error is measured by the scale.
     static Narrowed narrow(const float *v, int64_t d, uint32_t seed, uint32_t *line) {
-        uint8_t *codes = reinterpret_cast<uint8_t *>(line);
+        int8_t *codes = reinterpret_cast<int8_t *>(line);
         float largest = 0, squares = 0;
 #pragma omp simd reduction(max : largest) reduction(+ : squares)
         for (int64_t i = 0; i < d; ++i) {
@@ -49,7 +49,7 @@ struct Int8 {
             squares += v[i] * v[i];
         }
         const bool fits = squares < __builtin_inff() && (largest == 0 || (largest >= LEAST && largest <= MOST));
-        memset(codes, 128, steps(d) * 4);
+        memset(codes, 0, steps(d) * 4);
         if (!fits) return {0, __builtin_inff(), __builtin_inff()};
         if (largest == 0) return {0, 0, 0};
         const float inverse = 127 / largest, scale = largest / 127, norm = 1.001f * sqrtf(squares);
@@ -59,15 +59,17 @@ struct Int8 {
             const float uniform =
                 static_cast<int32_t>(mixed(static_cast<uint32_t>(i) * 0x9E3779B9u + seed) >> 8) * 0x1p-24f;
             const int32_t code = static_cast<int32_t>(v[i] * inverse + uniform + 128);
-            codes[i] = static_cast<uint8_t>(code > 255 ? 255 : code);
+            codes[i] = static_cast<int8_t>((code > 255 ? 255 : code) - 128);
         }
         return {scale, norm, norm + scale * sqrtf(static_cast<float>(d))};
     }
 
-    // From excess 128 to two's complement; the sums start with what takes back the other factor's excess.
-    static int32_t as_row(uint32_t *line, int64_t steps) {
-        int32_t sum = 0;
+    // VPDPBUSD takes latents in excess 128; the sums start with what takes that back.
+    static void as_latent(uint32_t *line, int64_t steps) {
         for (int64_t s = 0; s < steps; ++s) line[s] ^= 0x80808080u;
+    }
+    static int32_t as_row(const uint32_t *line, int64_t steps) {
+        int32_t sum = 0;
         const int8_t *codes = reinterpret_cast<const int8_t *>(line);
         for (int64_t i = 0; i < steps * 4; ++i) sum += codes[i];
         return -128 * sum;

@@ -18,10 +18,11 @@ struct Narrowed {
     float error, norm, narrow_norm;
 };
 
-// Of a tile's rows, as arrays for vector arithmetic; norm is of the row before and after.
+// Of a tile's rows, as arrays for vector arithmetic; norm is of the row before and after. No tile has more than 32.
+constexpr int MOST_ROWS = 32;
 struct RowBounds {
-    alignas(64) float error[16], norm[16];
-    int32_t start[16];  // what the sums start from
+    alignas(64) float error[MOST_ROWS], norm[MOST_ROWS];
+    int32_t start[MOST_ROWS];  // what the sums start from
 };
 
 struct LatentBounds {
@@ -88,6 +89,7 @@ static void narrow_panel(const TopkEncode &p, int64_t panel, const float *factor
         if (own.narrow_norm > most.narrow_norm) most.narrow_norm = own.narrow_norm;
         if (own.bias > most.bias) most.bias = own.bias;
         out.latents[l] = own;
+        Narrow::as_latent(line, steps);
         return line;
     });
 }
@@ -97,14 +99,14 @@ static void narrow_rows(const TopkEncode &p, int64_t tile, const float *factor, 
                         uint32_t *packed, RowBounds &bounds) {
     bounds = {};
     const int64_t steps = Narrow::steps(p.d);
-    for (int r = 0; r < TILE_ROWS; ++r) {
-        const int64_t b = tile * TILE_ROWS + r;
+    for (int r = 0; r < Tile<Narrow>::ROWS; ++r) {
+        const int64_t b = tile * Tile<Narrow>::ROWS + r;
         for (int64_t i = 0; i < p.d; ++i) v[i] = b < p.B ? (p.x[b * p.d + i] - p.b_pre[i]) / factor[i] : 0.0f;
         const Narrowed n = Narrow::narrow(v, p.d, static_cast<uint32_t>(b) ^ 0xA3C59AC3u, line);
         bounds.error[r] = n.error;
         bounds.norm[r] = n.narrow_norm;
         bounds.start[r] = Narrow::as_row(line, steps);
-        for (int64_t s = 0; s < steps; ++s) packed[s * TILE_ROWS + r] = line[s];
+        Tile<Narrow>::place(line, steps, r, packed);
     }
 }
 

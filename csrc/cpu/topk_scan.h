@@ -12,18 +12,18 @@ namespace REVELIO_ISA {
 template <typename Arithmetic>
 struct Scan {
     typedef typename Arithmetic::Step Step;
+    static constexpr int64_t ROWS = Tile<Arithmetic>::ROWS;
     static constexpr int64_t PANELS_PER_GROUP = 32;  // packed latents shared by the threads: 1024 lines of d
     static constexpr int64_t TILES_PER_BLOCK = 4;    // rows of x that stay in L2 while the group streams by
     static constexpr int64_t FEW_ROWS = 64;          // all of x stays in L2: no need for threads to share panels
 
-    // x - b_pre of a tile, laid out [steps][TILE_ROWS]; missing rows are zero.
+    // x - b_pre of a tile in its layout; missing rows are zero.
     static void pack_rows(const TopkEncode &p, int64_t tile, float *centred, Step *line, Step *packed) {
         const int64_t steps = Arithmetic::steps(p.d);
-        for (int r = 0; r < TILE_ROWS; ++r) {
-            const int64_t b = tile * TILE_ROWS + r;
+        for (int r = 0; r < ROWS; ++r) {
+            const int64_t b = tile * ROWS + r;
             for (int64_t i = 0; i < p.d; ++i) centred[i] = b < p.B ? p.x[b * p.d + i] - p.b_pre[i] : 0.0f;
-            const Step *row = Arithmetic::line(centred, p.d, line);
-            for (int64_t i = 0; i < steps; ++i) packed[i * TILE_ROWS + r] = row[i];
+            Tile<Arithmetic>::place(Arithmetic::line(centred, p.d, line), steps, r, packed);
         }
     }
 
@@ -45,9 +45,10 @@ struct Scan {
         float bias[TILE_LATENTS] = {};
         memcpy(bias, p.b_enc + latent, sizeof(float) * latents);
         for (int64_t tile = first_tile; tile < end_tile; ++tile) {
-            const int64_t b = tile * TILE_ROWS, present = b + TILE_ROWS < p.B ? TILE_ROWS : p.B - b;
-            typename Arithmetic::Sum sums[TILE_ROWS][2] = {};
-            score_tile<Arithmetic>(x + b * steps, w, steps, present, sums);
+            const int64_t b = tile * ROWS, present = b + ROWS < p.B ? ROWS : p.B - b;
+            const int32_t start[ROWS] = {};
+            typename Arithmetic::Sum sums[ROWS][2];
+            Tile<Arithmetic>::score(x + b * steps, w, steps, present, start, sums);
             for (int64_t r = 0; r < present; ++r) {
                 float scores[TILE_LATENTS];
                 memcpy(scores, sums[r], sizeof scores);
@@ -74,22 +75,27 @@ struct Scan {
 template <typename Arithmetic>
 static void scan_few_rows(const TopkEncode &p) {
     typedef typename Arithmetic::Step Step;
-    const int64_t tiles = blocks_of(p, 1).tiles, panels = panels_of(p), steps = Arithmetic::steps(p.d);
-    const Scratch<Step> packed_x(tiles * TILE_ROWS * steps), packed_w(p.threads * TILE_LATENTS * steps);
+    constexpr int64_t ROWS = Tile<Arithmetic>::ROWS;
+    const int64_t tiles = blocks_of(p, ROWS, 1).tiles, panels = panels_of(p), steps = Arithmetic::steps(p.d);
+    const Scratch<Step> packed_x(tiles * ROWS * steps), packed_w(p.threads * TILE_LATENTS * steps);
     const Scratch<Step> lines(p.threads * TILE_LATENTS * steps);
     const Scratch<float> centred(p.d);
     const Scratch<Row> row_states(p.threads * p.B);
     const Scratch<uint64_t> heaps(p.threads * p.B * p.k);
     for (int64_t r = 0; r < p.threads * p.B; ++r) row_states.data[r] = {heaps.data + r * p.k, 0, -__builtin_inff()};
     for (int64_t tile = 0; tile < tiles; ++tile) {
-        Scan<Arithmetic>::pack_rows(p, tile, centred.data, lines.data, packed_x.data + tile * TILE_ROWS * steps);
+        Scan<Arithmetic>::pack_rows(p, tile, centred.data, lines.data, packed_x.data + tile * ROWS * steps);
     }
-#pragma omp parallel for schedule(static) num_threads(p.threads)
-    for (int64_t panel = 0; panel < panels; ++panel) {
+#pragma omp parallel num_threads(p.threads)
+    {
+        const typename Tile<Arithmetic>::Registers registers;
         const int64_t thread = thread_number();
         Step *w = packed_w.data + thread * TILE_LATENTS * steps;
-        Scan<Arithmetic>::pack(p, panel, lines.data + thread * TILE_LATENTS * steps, w);
-        Scan<Arithmetic>::score(p, packed_x.data, w, 0, tiles, panel, row_states.data + thread * p.B);
+#pragma omp for schedule(static)
+        for (int64_t panel = 0; panel < panels; ++panel) {
+            Scan<Arithmetic>::pack(p, panel, lines.data + thread * TILE_LATENTS * steps, w);
+            Scan<Arithmetic>::score(p, packed_x.data, w, 0, tiles, panel, row_states.data + thread * p.B);
+        }
     }
     for (int64_t b = 0; b < p.B; ++b) {
         Row &row = row_states.data[b];
@@ -105,9 +111,10 @@ static void scan_few_rows(const TopkEncode &p) {
 template <typename Arithmetic>
 static void scan_many_rows(const TopkEncode &p) {
     typedef typename Arithmetic::Step Step;
-    const Blocks blocks = blocks_of(p, Scan<Arithmetic>::TILES_PER_BLOCK);
+    constexpr int64_t ROWS = Tile<Arithmetic>::ROWS;
+    const Blocks blocks = blocks_of(p, ROWS, Scan<Arithmetic>::TILES_PER_BLOCK);
     const int64_t panels = panels_of(p), steps = Arithmetic::steps(p.d), group = Scan<Arithmetic>::PANELS_PER_GROUP;
-    const Scratch<Step> packed_x(blocks.tiles * TILE_ROWS * steps), packed_w(group * TILE_LATENTS * steps);
+    const Scratch<Step> packed_x(blocks.tiles * ROWS * steps), packed_w(group * TILE_LATENTS * steps);
     const Scratch<Step> lines(p.threads * TILE_LATENTS * steps);
     const Scratch<float> centred(p.threads * p.d);
     const Scratch<Row> row_states(p.B);
@@ -116,11 +123,12 @@ static void scan_many_rows(const TopkEncode &p) {
     Row *rows = row_states.data;
 #pragma omp parallel num_threads(p.threads)
     {
+        const typename Tile<Arithmetic>::Registers registers;
         Step *space = lines.data + thread_number() * TILE_LATENTS * steps;
         float *row = centred.data + thread_number() * p.d;
 #pragma omp for schedule(static)
         for (int64_t tile = 0; tile < blocks.tiles; ++tile) {
-            Scan<Arithmetic>::pack_rows(p, tile, row, space, x + tile * TILE_ROWS * steps);
+            Scan<Arithmetic>::pack_rows(p, tile, row, space, x + tile * ROWS * steps);
         }
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < p.B; ++b) rows[b] = {heaps.data + b * p.k, 0, -__builtin_inff()};

@@ -12,6 +12,7 @@ namespace REVELIO_ISA {
 
 template <typename Narrow>
 struct Screen {
+    static constexpr int64_t ROWS = Tile<Narrow>::ROWS;
     static constexpr int64_t TILES_PER_BLOCK = 16;  // rows of x that stay in L2 while a group of panels streams by
 
     // By how much a score may differ from topk_encode's: what narrowing both factors did, and the rounding of all sums.
@@ -26,9 +27,10 @@ struct Screen {
                        int64_t capacity, ScreenedRow *rows, int64_t count) {
         const float rounding = Narrow::ROUNDINGS * (p.d + 16) * 0x1p-24f;
         const LatentBounds most = *panel.largest;
-        alignas(64) float widest[16];
+        constexpr int PADDED_ROWS = (ROWS + 15) / 16 * 16;
+        alignas(64) float widest[PADDED_ROWS];
 #pragma omp simd
-        for (int r = 0; r < 16; ++r) widest[r] = margin(bounds.error[r], bounds.norm[r], most, rounding);
+        for (int r = 0; r < PADDED_ROWS; ++r) widest[r] = margin(bounds.error[r], bounds.norm[r], most, rounding);
         const uint32_t present = latents == TILE_LATENTS ? ~0u : (1u << latents) - 1;
         for (int64_t r = 0; r < count; ++r) {
             if (rows[r].given_up) continue;
@@ -54,11 +56,12 @@ struct Screen {
 template <typename Narrow>
 static ScreenCounts screen(const TopkEncode &p) {
     if (p.B == 0) return {0, 0};
-    const Blocks blocks = blocks_of(p, Screen<Narrow>::TILES_PER_BLOCK);
+    constexpr int64_t ROWS = Tile<Narrow>::ROWS;
+    const Blocks blocks = blocks_of(p, ROWS, Screen<Narrow>::TILES_PER_BLOCK);
     const int64_t panels = panels_of(p), steps = Narrow::steps(p.d);
     const int64_t group = Narrow::PANELS_PER_GROUP < panels ? Narrow::PANELS_PER_GROUP : panels;
     const int64_t capacity = 8 * p.k > 512 ? 8 * p.k : 512;
-    const Scratch<uint32_t> packed_x(blocks.tiles * TILE_ROWS * steps), packed_w(group * TILE_LATENTS * steps);
+    const Scratch<uint32_t> packed_x(blocks.tiles * ROWS * steps), packed_w(group * TILE_LATENTS * steps);
     const Scratch<uint32_t> spaces(p.threads * TILE_LATENTS * steps);
     const Scratch<LatentBounds> latent_bounds(group * TILE_LATENTS), largest(group);
     const Scratch<RowBounds> row_bounds(blocks.tiles);
@@ -81,24 +84,24 @@ static ScreenCounts screen(const TopkEncode &p) {
         memcpy(bias, p.b_enc + latent, sizeof(float) * latents);
         for (int l = 0; l < TILE_LATENTS; ++l) errors[l] = panel.latents[l].error;
         for (int64_t tile = first_tile; tile < end && tile < blocks.tiles; ++tile) {
-            const int64_t b = tile * TILE_ROWS, present = b + TILE_ROWS < p.B ? TILE_ROWS : p.B - b;
+            const int64_t b = tile * ROWS, present = b + ROWS < p.B ? ROWS : p.B - b;
             const RowBounds &bounds = row_bounds.data[tile];
-            typename Narrow::Sum sums[TILE_ROWS][2];
-            for (int r = 0; r < TILE_ROWS; ++r) sums[r][0] = sums[r][1] = Narrow::start(bounds.start[r]);
-            score_tile<Narrow>(packed_x.data + b * steps, panel.steps, steps, present, sums);
+            typename Narrow::Sum sums[ROWS][2];
+            Tile<Narrow>::score(packed_x.data + b * steps, panel.steps, steps, present, bounds.start, sums);
             Screen<Narrow>::filter(p, sums, bounds, panel, errors, bias, latent, latents, capacity, rows + b, present);
         }
     };
 #pragma omp parallel num_threads(p.threads)
     {
+        const typename Tile<Narrow>::Registers registers;
         float *vector = vectors.data + thread_number() * p.d;
         uint32_t *space = spaces.data + thread_number() * TILE_LATENTS * steps;
 #pragma omp for schedule(static)
         for (int64_t tile = 0; tile < blocks.tiles; ++tile) {
             RowBounds &bounds = row_bounds.data[tile];
-            narrow_rows<Narrow>(p, tile, factor.data, vector, space, packed_x.data + tile * TILE_ROWS * steps, bounds);
-            for (int64_t b = tile * TILE_ROWS; b < (tile + 1) * TILE_ROWS && b < p.B; ++b) {
-                rows[b].given_up = !(bounds.norm[b % TILE_ROWS] < __builtin_inff());
+            narrow_rows<Narrow>(p, tile, factor.data, vector, space, packed_x.data + tile * ROWS * steps, bounds);
+            for (int64_t b = tile * ROWS; b < (tile + 1) * ROWS && b < p.B; ++b) {
+                rows[b].given_up = !(bounds.norm[b % ROWS] < __builtin_inff());
             }
         }
         for (int64_t first = 0; first < panels; first += group) {

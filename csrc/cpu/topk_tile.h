@@ -1,5 +1,6 @@
 // A tile of rows x latents: the layout of x and W_enc for it, and the sums of all its pairs in registers. An arithmetic
-// says what a step of a sum is, always four bytes: one channel in float32, two in bfloat16, four in int8.
+// says what a step of a sum is, always four bytes: one channel in float32, two in bfloat16, four in int8. Tile says how
+// many rows are scored at once, and by which registers; topk_amx.h has another one. Latents are the same for all.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -8,8 +9,6 @@
 namespace revelio {
 namespace REVELIO_ISA {
 
-// 24 accumulators, 2 vectors of W and 1 of x: 27 of AVX-512's 32 registers; else 12 + 2 + 1 of 16.
-constexpr int TILE_ROWS = LANES == 16 ? 12 : 6;
 constexpr int TILE_LATENTS = 2 * LANES;
 
 // How rows are cut for the threads.
@@ -17,8 +16,8 @@ struct Blocks {
     int64_t tiles, tiles_per_block, count;
 };
 
-static inline Blocks blocks_of(const TopkEncode &p, int64_t most_tiles) {
-    const int64_t tiles = (p.B + TILE_ROWS - 1) / TILE_ROWS;
+static inline Blocks blocks_of(const TopkEncode &p, int64_t tile_rows, int64_t most_tiles) {
+    const int64_t tiles = (p.B + tile_rows - 1) / tile_rows;
     const int64_t share = (tiles + p.threads - 1) / p.threads;  // a small batch still gives every thread a block
     const int64_t per_block = share < 1 ? 1 : share < most_tiles ? share : most_tiles;
     return {tiles, per_block, (tiles + per_block - 1) / per_block};
@@ -77,48 +76,63 @@ static void pack_panel(int64_t steps, Step *space, Step *packed, const LineOf &l
 
 #undef REVELIO_SHUFFLE
 
-// sums[r][l] += the products of row r and latent l, in the order of d.
-// Not inlined: on its own it keeps all sums in registers.
-template <typename Arithmetic, int ROWS>
-__attribute__((noinline)) static void score_rows(const typename Arithmetic::Step *__restrict x,
-                                                 const typename Arithmetic::Step *__restrict w, int64_t steps,
-                                                 typename Arithmetic::Sum (*out)[2]) {
-    typename Arithmetic::Sum sums[ROWS][2];
-#pragma GCC unroll 12
-    for (int r = 0; r < ROWS; ++r) {
-        sums[r][0] = out[r][0];
-        sums[r][1] = out[r][1];
+// In vector registers.
+template <typename Arithmetic>
+struct Tile {
+    typedef typename Arithmetic::Step Step;
+    typedef typename Arithmetic::Sum Sum;
+
+    // 24 accumulators, 2 vectors of W and 1 of x: 27 of AVX-512's 32 registers; else 12 + 2 + 1 of 16.
+    static constexpr int ROWS = LANES == 16 ? 12 : 6;
+
+    // What a thread must hold while it scores: nothing.
+    struct Registers {
+        Registers() {}
+    };
+
+    // Puts a row's steps into the layout of its tile: [steps][ROWS].
+    static void place(const Step *line, int64_t steps, int r, Step *tile) {
+        for (int64_t i = 0; i < steps; ++i) tile[i * ROWS + r] = line[i];
     }
-    for (int64_t i = 0; i < steps; ++i) {
-        const auto *lanes = reinterpret_cast<const typename Arithmetic::Sum *>(w + i * TILE_LATENTS);
-        const typename Arithmetic::Sum left = lanes[0], right = lanes[1];
+
+    // sums[r][l] = start[r] + the products of row r and latent l, in the order of d; only of the rows that are there:
+    // a tile of one row costs a sixth of a full one, not as much.
+    static void score(const Step *x, const Step *w, int64_t steps, int64_t present, const int32_t *start,
+                      Sum (*sums)[2]) {
+        if (present > 6)
+            score_rows<ROWS>(x, w, steps, start, sums);
+        else if (present > 3)
+            score_rows<6>(x, w, steps, start, sums);
+        else if (present > 1)
+            score_rows<3>(x, w, steps, start, sums);
+        else
+            score_rows<1>(x, w, steps, start, sums);
+    }
+
+    // Not inlined: on its own it keeps all sums in registers.
+    template <int PRESENT>
+    __attribute__((noinline)) static void score_rows(const Step *__restrict x, const Step *__restrict w, int64_t steps,
+                                                     const int32_t *__restrict start, Sum (*__restrict out)[2]) {
+        Sum sums[PRESENT][2];
 #pragma GCC unroll 12
-        for (int r = 0; r < ROWS; ++r) {
-            const typename Arithmetic::Step a = x[i * TILE_ROWS + r];
-            sums[r][0] = Arithmetic::add(sums[r][0], a, left);
-            sums[r][1] = Arithmetic::add(sums[r][1], a, right);
+        for (int r = 0; r < PRESENT; ++r) sums[r][0] = sums[r][1] = Arithmetic::start(start[r]);
+        for (int64_t i = 0; i < steps; ++i) {
+            const Sum *lanes = reinterpret_cast<const Sum *>(w + i * TILE_LATENTS);
+            const Sum left = lanes[0], right = lanes[1];
+#pragma GCC unroll 12
+            for (int r = 0; r < PRESENT; ++r) {
+                const Step a = x[i * ROWS + r];
+                sums[r][0] = Arithmetic::add(sums[r][0], a, left);
+                sums[r][1] = Arithmetic::add(sums[r][1], a, right);
+            }
+        }
+#pragma GCC unroll 12
+        for (int r = 0; r < PRESENT; ++r) {
+            out[r][0] = sums[r][0];
+            out[r][1] = sums[r][1];
         }
     }
-#pragma GCC unroll 12
-    for (int r = 0; r < ROWS; ++r) {
-        out[r][0] = sums[r][0];
-        out[r][1] = sums[r][1];
-    }
-}
-
-// Only the rows that are there: a tile of one row costs a sixth of a full one, not as much.
-template <typename Arithmetic>
-static void score_tile(const typename Arithmetic::Step *x, const typename Arithmetic::Step *w, int64_t steps,
-                       int64_t present, typename Arithmetic::Sum (*sums)[2]) {
-    if (present > 6)
-        score_rows<Arithmetic, TILE_ROWS>(x, w, steps, sums);
-    else if (present > 3)
-        score_rows<Arithmetic, 6>(x, w, steps, sums);
-    else if (present > 1)
-        score_rows<Arithmetic, 3>(x, w, steps, sums);
-    else
-        score_rows<Arithmetic, 1>(x, w, steps, sums);
-}
+};
 
 }  // namespace REVELIO_ISA
 }  // namespace revelio
