@@ -1,11 +1,13 @@
 // Python bindings of the CPU kernels: the only C++ file here that knows Python. Tensors come as the address of their
 // first element; shapes and dtypes were checked in revelio_fast/ops.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <string>
 
 #include "bindings_params.h"
 #include "cpu/dispatch.h"
+#include "cpu/limits.h"
 
 namespace py = pybind11;
 using namespace revelio;
@@ -147,6 +149,12 @@ PYBIND11_MODULE(_C, module) {
         if (kernels().topk_screen_int8) names.append("int8");
         if (kernels().topk_screen_bf16) names.append("bf16");
         return names;
+    });
+    module.def("limit_names", &limit_names);
+    module.def("limit", [](const std::string &name, double seconds, int threads, uint32_t seed, int64_t bytes) {
+        py::gil_scoped_release unlocked;
+        const Limit found = limit(name, seconds, threads, seed, bytes);
+        return std::make_pair(found.rate, found.checksum);
     });
     module.def("topk_encode", &topk_encode);
     module.def("sparse_decode", &sparse_decode);
