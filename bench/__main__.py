@@ -1,4 +1,5 @@
 """python -m bench encode|decode|residual|top|step|all [--paper] [--B 64 --d 640 --n 8192 --k 32] [--json FILE]
+    [--only NAME ...] [--without NAME ...]
 
 python -m bench aot|model|gpu [--help]: the GPU kernels compiled ahead of time, their modelled time, and all of them
 checked and measured on a GPU.
@@ -9,12 +10,14 @@ python -m bench extract FOLDER [--help]: extraction beside the authors' loop.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from bench.measure import compare, stamp
+from bench.measure import compare, stamp, warn_of_memory
 from bench.ops import (
     bench_adam_unit_norm_step,
     bench_sparse_decode,
@@ -23,6 +26,7 @@ from bench.ops import (
     bench_topk_encode,
 )
 from bench.problems import Shape, inputs
+from bench.table import limits_lines, table
 
 BENCHES = {
     "encode": bench_topk_encode,
@@ -53,42 +57,58 @@ def main() -> None:
     for name, meaning in zip(Shape._fields, ("rows", "width", "latents", "active latents a row"), strict=True):
         parser.add_argument(f"--{name}", type=int, help=f"{meaning}, instead of that size's")
     parser.add_argument("--repeats", type=int, default=5)
+    for name, meaning in (("only", "the implementations to run"), ("without", "those to leave out")):
+        parser.add_argument(f"--{name}", nargs="+", metavar="NAME", help=f"{meaning}; * and ? stand for anything")
     parser.add_argument("--json", type=Path, help="where to write the rows and the stamp")
     options = parser.parse_args()
     given = {name: getattr(options, name) for name in Shape._fields if getattr(options, name) is not None}
     shape = (PAPER if options.paper else SMALL)._replace(**given)
     if options.repeats < 1 or min(shape) < 1 or shape.k > shape.n:
         parser.error(f"repeats and sizes must be at least 1 and k at most n, got {options.repeats} repeats and {shape}")
-    about = stamp(options.repeats)
+    about = stamp(options.repeats) | {"limits": {}}
     if about["busy_before"] > 0.1:
         print(f"warning: {about['busy_before']:.0%} of the machine is busy; figures will be off", file=sys.stderr)
     rows = []
     for name in BENCHES if options.what == "all" else [options.what]:
-        rows += compare(name, str(shape), BENCHES[name].variants(inputs(shape), shape), options.repeats)
-    print(table(rows))
+        rows += measure(name, shape, options.repeats, options.only, options.without, about["limits"])
+    if not rows:
+        names = (
+            ", ".join(BENCHES[options.what].variants(inputs(shape), shape)) if options.what != "all" else "any bench"
+        )
+        parser.error(f"--only {options.only} --without {options.without} leave nothing of {names}")
+    print(table(rows), limits_lines(about), sep="\n\n")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({"stamp": about, "rows": rows}, indent=2) + "\n")
 
 
-def table(rows: list[dict]) -> str:
-    """The rows in Markdown."""
-    columns = (
-        "work",
-        "implementation",
-        "median s",
-        "speed-up over the first",
-        "over our PyTorch reference",
-        "added memory, MB",
-        "largest relative difference",
-    )
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for row in rows:
-        over = f"{row['ratio_reference']:.2f}x" if row.get("ratio_reference") else "-"
-        added = f"{row['added_mb']:.0f}" if "added_mb" in row else "-"
-        figures = f"{row['median_s']:.4f} | {row['ratio']:.2f}x | {over} | {added} | {row['max_rel_err']:.1e}"
-        lines.append(f"| {row['what']} | {row['impl']} | {figures} |")
-    return "\n".join(lines)
+def measure(
+    what: str,
+    shape: Shape,
+    repeats: int,
+    only: list[str] | None,
+    without: list[str] | None,
+    limits: dict[str, dict[str, float]],
+) -> list[dict[str, Any]]:
+    """Rows of one bench, its limits into `limits`; none where no implementation is left."""
+    bench: Any = BENCHES[what]
+    p = inputs(shape)
+    ways = chosen(bench.variants(p, shape), only, without)
+    if not ways:
+        return []
+    warn_of_memory(what, *shape[:3], len(ways))
+    works = bench.works(shape) if hasattr(bench, "works") else dict.fromkeys(ways, bench.least_bytes(shape))
+    rows = compare(what, str(shape), ways, repeats, works=works, limits=limits.setdefault(what, {}))
+    return rows + (bench.more(p, shape, repeats) if hasattr(bench, "more") else [])
+
+
+def chosen(ways: dict[str, Any], only: list[str] | None, without: list[str] | None) -> dict[str, Any]:
+    """Those that a pattern of `only` names and none of `without` does."""
+
+    def named(name: str, patterns: list[str]) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+    return {name: way for name, way in ways.items() if named(name, only or ["*"]) and not named(name, without or [])}
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from bench import gpu_compile, gpu_model
-from bench.__main__ import table
 from bench.peers.run import table as table_of_peers
+from bench.table import limits_lines, table
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("README.md", "docs/performance.md", "docs/gpu-model.md")
@@ -36,6 +36,8 @@ def _filled(mark: re.Match) -> str:
         f"([JSON](/{source.relative_to(ROOT)}))"
     )
     shown = (table_of_peers if "differs" in results["rows"][0] else table)(results["rows"])
+    if limits := limits_lines(about):
+        shown += f"\n\n{limits}"
     return f"<!-- bench:{mark[1]} -->\n{where}\n\n{shown}\n<!-- /bench -->"
 
 

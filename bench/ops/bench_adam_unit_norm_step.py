@@ -1,15 +1,21 @@
 """A whole training step: the fused engine against the authors' dense step, both from the same start."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from bench.limits import Work, fastest_unit, unit_of_ours
+from bench.measure import Lazy, compiled
+from bench.ops import bench_sparse_residual
+from bench.ops.bench_topk_encode import encode_work
 from bench.problems import Inputs, Shape, inputs
 from revelio_fast import ops
 
 LR = 1e-4
 
 
-def dense_step(p: Inputs, shape: Shape, *, bf16: bool = False, compiled: bool = False):
+def dense_step(p: Inputs, shape: Shape, *, bf16: bool = False, compile: bool = False):
     """Dense scores, topk, dense decode, autograd, projection, torch Adam: as the authors' code trains.
 
     On request with bf16 autocast, or with torch.compile for the forward and backward pass.
@@ -25,7 +31,7 @@ def dense_step(p: Inputs, shape: Shape, *, bf16: bool = False, compiled: bool = 
         x_hat = z @ W_dec + b_pre
         return (x_hat - p.x).square().mean() / (p.x - p.x.mean(0)).square().mean()
 
-    loss_of = torch.compile(forward) if compiled else forward
+    loss_of = compiled(forward) if compile else forward
 
     def run():
         with torch.no_grad():
@@ -60,16 +66,43 @@ def fused_step(p: Inputs, shape: Shape, backend: str):
     return run
 
 
+BUILDERS = {
+    "torch dense step": dense_step,
+    "torch bf16 autocast": partial(dense_step, bf16=True),
+    "torch compile": partial(dense_step, compile=True),
+    "torch compile bf16": partial(dense_step, compile=True, bf16=True),
+    "revelio_fast cpu": partial(fused_step, backend="cpu"),
+    "revelio_fast torch": partial(fused_step, backend="torch"),
+}
+
+
 def variants(p: Inputs, shape: Shape) -> dict:
     """Name -> the loss before the update."""
-    return {
-        "torch dense step": dense_step(p, shape),
-        "revelio_fast cpu": fused_step(p, shape, "cpu"),
-        "revelio_fast torch": fused_step(p, shape, "torch"),
-    }
+    return {name: Lazy(partial(build, p, shape)) for name, build in BUILDERS.items()}
 
 
-@pytest.mark.parametrize("name", ["torch dense step", "revelio_fast cpu", "revelio_fast torch"])
+def least_bytes(shape: Shape) -> Work:
+    """Of the optimiser sweep: parameters and both moments read and written, x and the residual's gradient read."""
+    return {"read": 8.0 * shape.B * shape.d, "update": 2 * 6 * 4.0 * shape.n * shape.d}
+
+
+def step_work(unit: str, shape: Shape) -> Work:
+    """Encode at that unit, residual and sweep, one after another: the least of a step.
+
+    More than that (dense gradients, dense codes) is an implementation's own choice.
+    """
+    parts = least_bytes(shape), bench_sparse_residual.least_bytes(shape)
+    return {stream: sum(part[stream] for part in parts) for stream in parts[0]} | encode_work(unit, shape)
+
+
+def works(shape: Shape) -> dict[str, Work]:
+    """Each variant's, at the unit that its encode uses."""
+    units = {name: fastest_unit("bf16" if "bf16" in name else "float32") for name in BUILDERS}
+    units["revelio_fast cpu"] = unit_of_ours("fast", *shape)
+    return {name: step_work(unit, shape) for name, unit in units.items()}
+
+
+@pytest.mark.parametrize("name", ["torch dense step", "torch bf16 autocast", "revelio_fast cpu", "revelio_fast torch"])
 def test_step(benchmark, name):
     shape = Shape(256, 320, 4096, 32)
     benchmark(variants(inputs(shape), shape)[name])

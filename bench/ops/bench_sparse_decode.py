@@ -3,6 +3,7 @@
 import pytest
 import torch.nn.functional as F
 
+from bench.limits import Work
 from bench.problems import Inputs, Shape, dense_code, inputs
 from revelio_fast import ops
 
@@ -29,6 +30,12 @@ def variants(p: Inputs, shape: Shape) -> dict:
         "revelio_fast cpu": ours("cpu"),
         "revelio_fast torch": ours("torch"),
     }
+
+
+def least_bytes(shape: Shape) -> Work:
+    """One decoder row for each entry of the code, the code, and x_hat written."""
+    B, d, _, k = shape
+    return {"read": B * k * (4.0 * d + 12), "update": 4.0 * B * d}
 
 
 @pytest.mark.parametrize("name", ["torch dense", "torch embedding_bag", "revelio_fast cpu", "revelio_fast torch"])

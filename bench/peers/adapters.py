@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.ops.bench_adam_unit_norm_step import LR
-from bench.peers.packages import DICTIONARY_LEARNING, FAISS, OVERCOMPLETE, SAELENS, SPARSIFY, load
+from bench.peers.packages import DICTIONARY_LEARNING, OVERCOMPLETE, SAELENS, SPARSIFY, load
 from bench.problems import Inputs, Shape
 from revelio_fast import KSAEConfig, KSparseAutoencoder, ops
 from revelio_fast.ksae.state import TrainingState
@@ -56,33 +56,6 @@ def our_encode(p: Inputs, shape: Shape, precision: str) -> Run:
     def run() -> ops.Code:
         with ops.use_backend("cpu"):
             return ops.topk_encode(p.x, p.W_enc, p.b_enc, p.b_pre, shape.k, precision=precision)
-
-    return run
-
-
-def torch_encode(p: Inputs, shape: Shape, *, bf16: bool = False, compiled: bool = False) -> Run:
-    """Matrix product and topk; in bf16 with weights that were rounded before."""
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    W_enc, b_enc = p.W_enc.to(dtype), p.b_enc.to(dtype)
-
-    @torch.no_grad()
-    def encode() -> Any:
-        return torch.addmm(b_enc, (p.x - p.b_pre).to(dtype), W_enc.T).topk(shape.k)
-
-    return torch.compile(encode) if compiled else encode
-
-
-def faiss_encode(p: Inputs, shape: Shape) -> Run:
-    """Exact inner-product search of ``[x - b_pre, 1]`` among ``[W_enc, b_enc]``."""
-    faiss = load(FAISS)
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    index = faiss.IndexFlatIP(shape.d + 1)
-    index.add(torch.cat([p.W_enc, p.b_enc[:, None]], 1).numpy())
-
-    def run() -> tuple[Tensor, Tensor]:
-        queries = torch.cat([p.x - p.b_pre, torch.ones(shape.B, 1)], 1)
-        values, indices = index.search(queries.numpy(), shape.k)
-        return torch.from_numpy(values), torch.from_numpy(indices)
 
     return run
 

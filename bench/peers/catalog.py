@@ -6,7 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from bench.ops.bench_adam_unit_norm_step import dense_step
+from bench.limits import Work, fastest_unit, unit_of_ours
+from bench.ops.bench_adam_unit_norm_step import dense_step, step_work
+from bench.ops.bench_topk_encode import encode_work, faiss_encode, torch_encode
 from bench.peers import adapters
 from bench.peers.adapters import Run
 from bench.peers.packages import DICTIONARY_LEARNING, FAISS, OVERCOMPLETE, SAELENS, SPARSIFY, Package
@@ -37,6 +39,14 @@ class Implementation(NamedTuple):
     encode: Builder | None = None
     package: Package | None = None
 
+    def work(self, what: str, shape: Shape) -> Work:
+        """Least work, at the unit that most of the encode runs on."""
+        if self.name.startswith(OURS):
+            unit = unit_of_ours(self.name.removeprefix(OURS).lstrip("-") or "fast", *shape)
+        else:
+            unit = fastest_unit("bf16" if "bf16" in self.name else "float32")
+        return encode_work(unit, shape) if what == "encode" else step_work(unit, shape)
+
 
 _SPARSIFY = (
     "same order as its Trainer with Adam in the place of Signum, no AuxK; ReLU before the top k; unit norm before the "
@@ -52,24 +62,24 @@ IMPLEMENTATIONS = (
         "torch",
         "dense float32 as the authors' code trains; unit norm before the step, no counts of active latents",
         dense_step,
-        adapters.torch_encode,
+        torch_encode,
     ),
     Implementation(
         "torch-bf16",
         "as torch, forward and backward under bf16 autocast; encoding with weights rounded beforehand",
         partial(dense_step, bf16=True),
-        partial(adapters.torch_encode, bf16=True),
+        partial(torch_encode, bf16=True),
     ),
     Implementation(
         "torch-compile",
         "as torch, forward and backward through torch.compile; projection and Adam eager",
-        partial(dense_step, compiled=True),
-        partial(adapters.torch_encode, compiled=True),
+        partial(dense_step, compile=True),
+        partial(torch_encode, compile=True),
     ),
     Implementation(
         "faiss",
         "IndexFlatIP.search; encodes only; has an OpenMP runtime of its own beside torch's",
-        encode=adapters.faiss_encode,
+        encode=faiss_encode,
         package=FAISS,
     ),
     Implementation("sparsify", _SPARSIFY, adapters.sparsify_step, adapters.sparsify_encode, SPARSIFY),

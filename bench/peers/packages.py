@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import NamedTuple
 
+from bench.measure import Missing
+
 EXTRA = "pip install '.[bench]'"
 NO_DEPS = f"{EXTRA} && pip install --no-deps -r bench/peers/requirements.txt"
 
 
-class NotInstalled(ImportError):
+class NotInstalled(Missing):
     """A peer, or something it imports, is absent; the message says how to install it."""
 
 

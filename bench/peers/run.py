@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.measure import compare, reset_peak, stamp
+from bench.measure import compare, reset_peak, stamp, warn_of_memory
 from bench.peers.catalog import IMPLEMENTATIONS, OURS, Builder, Implementation
 from bench.peers.packages import NotInstalled, load, version
 from bench.problems import Inputs, Shape, inputs
+from bench.table import limits_lines, shown
 
 DEFAULT = Shape(1024, 1280, 20_480, 32)
 
@@ -64,11 +65,14 @@ class Way:
         return best.values
 
 
-def measure(what: str, shape: Shape, chosen: list[Implementation], repeats: int) -> list[dict[str, Any]]:
+def measure(
+    what: str, shape: Shape, chosen: list[Implementation], repeats: int, limits: dict[str, float]
+) -> list[dict[str, Any]]:
     """Rows of `compare`, with memory held, results and differences; ratios are over the first of `chosen`."""
     p = inputs(shape)
     ways = {one.name: Way(getattr(one, what), p, shape) for one in chosen}
-    rows = compare(f"peers {what}", str(shape), dict(ways), repeats)
+    works = {one.name: one.work(what, shape) for one in chosen}
+    rows = compare(f"peers {what}", str(shape), dict(ways), repeats, works=works, limits=limits)
     ours = next((row["median_s"] for row in rows if row["impl"] == OURS), None)
     first = ways[chosen[0].name]
     for row, one in zip(rows, chosen, strict=True):
@@ -106,27 +110,12 @@ def choose(what: str, only: list[str] | None) -> tuple[list[Implementation], dic
     return chosen, absent
 
 
-def memory_needed_gb(what: str, shape: Shape, ways: int) -> float:
-    """A rough upper guess: weights, gradients and moments of all, and four ``[B, n]`` matrices of the one that runs."""
-    matrices = {"step": 8, "encode": 2}[what]  # [n, d] each
-    return (ways * matrices * shape.n * shape.d + 4 * shape.B * shape.n) * 4 / 2**30
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows in Markdown, and under them what each does differently."""
     steps = "fvu_first" in rows[0]
     compared = ("FVU before", f"FVU after {rows[0]['updates_between']} updates") if steps else ("same latents",)
-    columns = (
-        "work",
-        "implementation",
-        "median s",
-        "speed-up over the first",
-        f"time over {OURS}'s",
-        "memory held, MB",
-        "added in a run, MB",
-        "largest relative difference",
-        *compared,
-    )
+    columns = ("work", "implementation", "median s", "vs first", f"over {OURS}'s", "of limit")
+    columns += ("held MB", "added MB", "difference", *compared)
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for row in rows:
         over = f"{row['ours_faster']:.2f}x" if row["ours_faster"] else "-"
@@ -137,6 +126,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['median_s']:.4f}",
             f"{row['ratio']:.2f}x",
             over,
+            shown(row, "share_of_limit", ".0%"),
             f"{row['held_mb']:.0f}",
             f"{row['added_mb']:.0f}",
             f"{row['max_rel_err']:.1e}",
@@ -171,25 +161,15 @@ def main(arguments: list[str]) -> int:
     if not chosen:
         print("nothing to measure", file=sys.stderr)
         return 1
-    needed, free = memory_needed_gb(options.what, shape, len(chosen)), free_gb()
-    if needed > free:
-        print(f"warning: up to {needed:.0f} GB needed, {free:.0f} GB free: name fewer with --only", file=sys.stderr)
+    warn_of_memory(options.what, shape.B, shape.d, shape.n, len(chosen))
     about = stamp(options.repeats)
     about["peers"] = {one.package.distribution: version(one.package) for one in chosen if one.package is not None}
     if about["busy_before"] > 0.1:
         print(f"warning: {about['busy_before']:.0%} of the machine is busy; figures will be off", file=sys.stderr)
-    rows = measure(options.what, shape, chosen, options.repeats)
-    print(table(rows))
+    about["limits"] = {f"peers {options.what}": {}}
+    rows = measure(options.what, shape, chosen, options.repeats, about["limits"][f"peers {options.what}"])
+    print(table(rows), limits_lines(about), sep="\n\n")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({"stamp": about, "rows": rows, "not_installed": absent}, indent=2) + "\n")
     return 0
-
-
-def free_gb() -> float:
-    """Memory that can still be had, from /proc/meminfo; infinite where there is none."""
-    try:
-        with open("/proc/meminfo") as file:
-            return int(next(line for line in file if line.startswith("MemAvailable:")).split()[1]) / 2**20
-    except (OSError, StopIteration):
-        return float("inf")

@@ -194,7 +194,7 @@ def test_wrong_arguments_are_named(capsys, arguments, message):
 
 
 def test_too_little_memory_is_warned_of(capsys, monkeypatch):
-    monkeypatch.setattr("bench.peers.run.free_gb", lambda: 0.0)
+    monkeypatch.setattr("bench.measure.free_gb", lambda: 0.0)
     assert main(["--what", "encode", *SIZES, "--repeats", "1", "--only", "torch"]) == 0
     assert "name fewer with --only" in capsys.readouterr().err
 
