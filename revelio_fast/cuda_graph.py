@@ -13,19 +13,21 @@ Result = TypeVar("Result")
 def beside(run: Callable[[], Result], device: torch.device, cuda: Any = torch.cuda) -> Result:
     """Run in a side stream, as work before its capture must: kernels are compiled and workspaces allocated in it.
 
-    `cuda` is ``torch.cuda``, or what stands for it in tests; here and in `captured`.
+    `device`, where `run` finds its tensors, is the current one meanwhile: kernels are launched on the current device.
+    `cuda` is ``torch.cuda``, or what stands for it in tests. Both here and in `captured`.
     """
     side = cuda.Stream(device)
     side.wait_stream(cuda.current_stream(device))
-    with cuda.stream(side):
+    with cuda.device(device), cuda.stream(side):
         result = run()
     cuda.current_stream(device).wait_stream(side)
     return result
 
 
-def captured(run: Callable[[], Result], cuda: Any = torch.cuda) -> tuple[Any, Result]:
+def captured(run: Callable[[], Result], device: torch.device, cuda: Any = torch.cuda) -> tuple[Any, Result]:
     """The graph of `run`, and what it returned: memory that each replay fills anew."""
     graph = cuda.CUDAGraph()
-    with cuda.graph(graph):
+    # torch's own stream for captures lies on the device that was current when it was first used, for ever
+    with cuda.device(device), cuda.graph(graph, stream=cuda.Stream(device)):
         result = run()
     return graph, result

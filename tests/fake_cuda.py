@@ -45,32 +45,45 @@ class FakeStream:
     cuda_stream = 0
 
     def __init__(self, device: torch.device | None = None) -> None:
-        pass
+        self.device = device
 
     def wait_stream(self, other: FakeStream) -> None:
         pass
 
 
 class FakeCuda:
-    """Stands for ``torch.cuda`` where it captures graphs. What it captures is also run, unlike on a GPU, and undone."""
+    """Stands for ``torch.cuda`` where it captures graphs. What it captures is also run, unlike on a GPU, and undone.
+
+    `current` is the current device: None, until a block makes one current.
+    """
 
     Stream = FakeStream
 
     def __init__(self) -> None:
         self.graphs: list[FakeGraph] = []
+        self.current: torch.device | None = None
+
+    @contextlib.contextmanager
+    def device(self, device: torch.device) -> Iterator[None]:
+        before, self.current = self.current, device
+        try:
+            yield
+        finally:
+            self.current = before
 
     def CUDAGraph(self) -> FakeGraph:
         self.graphs.append(FakeGraph())
         return self.graphs[-1]
 
     def current_stream(self, device=None) -> FakeStream:
-        return FakeStream()
+        return FakeStream(device)
 
     def stream(self, stream: FakeStream):
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def graph(self, graph: FakeGraph) -> Iterator[None]:
+    def graph(self, graph: FakeGraph, stream: FakeStream) -> Iterator[None]:
+        assert stream.device == self.current, f"captured in a stream of {stream.device} while {self.current} is current"
         before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
         class Keeper(Recorder):

@@ -64,5 +64,5 @@ class FixedShapeForward:
                 self._function(*arguments)
 
         beside(warm_up, static[0].device, self._cuda)
-        graph, outputs = captured(lambda: self._function(*arguments), self._cuda)
+        graph, outputs = captured(lambda: self._function(*arguments), static[0].device, self._cuda)
         return graph, static, outputs

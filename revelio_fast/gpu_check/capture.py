@@ -85,7 +85,7 @@ def _replay(cuda: Any, run: Callable[..., Outputs], held: Outputs, fresh: Output
     """Capture on `held`, replay on `fresh`: how many elements are not those of an eager run."""
     held = tuple(tensor.clone() for tensor in held)  # a replay reads where the capture did
     beside(lambda: run(*held), held[0].device, cuda)
-    graph, outputs = captured(lambda: run(*held), cuda)
+    graph, outputs = captured(lambda: run(*held), held[0].device, cuda)
     for ours, theirs in zip(held, fresh, strict=True):
         ours.copy_(theirs)
     graph.replay()

@@ -87,7 +87,7 @@ class Stepper:
             return beside(lambda: self._without_readback(x), x.device, self._cuda)
         if x.shape not in self._graphs:
             held = x.clone()
-            graph, report = captured(lambda: self._without_readback(held), self._cuda)
+            graph, report = captured(lambda: self._without_readback(held), held.device, self._cuda)
             self._graphs[x.shape] = graph, held, report
         graph, held, report = self._graphs[x.shape]
         held.copy_(x)

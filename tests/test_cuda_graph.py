@@ -1,0 +1,34 @@
+"""Graphs of a model that is not on the current GPU: its device is made current while work is queued."""
+
+import pytest
+import torch
+
+from revelio_fast.cuda_graph import beside, captured
+from tests.fake_cuda import FakeCuda
+
+SECOND = torch.device("cuda", 1)
+
+
+def test_work_is_queued_with_its_device_current():
+    cuda, x = FakeCuda(), torch.ones(3)
+
+    def work():
+        return cuda.current, x + 1
+
+    assert beside(work, SECOND, cuda)[0] == SECOND and cuda.current is None
+    graph, (current, outputs) = captured(work, SECOND, cuda)
+    assert current == SECOND and cuda.current is None
+    x.fill_(5)
+    graph.replay()
+    assert outputs.tolist() == [6, 6, 6]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_model_on_the_second_gpu_is_captured_there():
+    x = torch.ones(3, device=SECOND)
+    beside(lambda: x + 1, SECOND)
+    graph, outputs = captured(lambda: x + 1, SECOND)
+    x.fill_(5)
+    graph.replay()
+    assert outputs.tolist() == [6, 6, 6] and torch.cuda.current_device() == 0
