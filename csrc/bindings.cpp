@@ -66,7 +66,7 @@ py::tuple topk_encode(Address x, Address W_enc, Address b_enc, Address b_pre, Ad
     {
         py::gil_scoped_release unlocked;
         if (screen == "int8" && chosen.topk_screen_int8) {
-            counts = chosen.topk_screen_int8(p);
+            counts = chosen.topk_screen_int8(p, chosen.topk_screen_bf16);
         } else if (screen == "bf16" && chosen.topk_screen_bf16) {
             counts = chosen.topk_screen_bf16(p);
         } else if (bf16 && chosen.topk_encode_bf16) {
@@ -144,6 +144,7 @@ void top_activations_update(Address top_values, Address top_image_ids, Address s
 PYBIND11_MODULE(_C, module) {
     module.doc() = "CPU kernels of revelio_fast; called through revelio_fast/ops/cpu.";
     module.def("isa", [] { return std::string(kernels().isa); });
+    module.def("passed_over", [] { return passed_over(); });
     module.def("screens", [] {
         py::list names;
         if (kernels().topk_screen_int8) names.append("int8");

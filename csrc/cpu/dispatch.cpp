@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "cpu/amx_access.h"
+
 namespace revelio {
 namespace {
 
@@ -14,20 +16,23 @@ namespace {
             isa::top_activations_update, nullptr, nullptr, nullptr                                  \
     }
 
-bool supported(const std::string &isa) {
-    if (isa == "baseline") return true;
+// Why this machine cannot run it; empty when it can. asked: by name.
+std::string refusal(const std::string &isa, bool asked) {
+    bool has = isa == "baseline";
 #if defined(__x86_64__) || defined(_M_X64)
     // The compiler's run-time check covers the operating system's part (saved registers) too.
-    if (isa == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (isa == "avx512") {
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-    }
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+    if (isa == "avx2") has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (isa == "avx512") has = avx512;
 #ifdef REVELIO_AVX512BF16
-    if (isa == "avx512bf16") return supported("avx512") && __builtin_cpu_supports("avx512bf16");
+    if (isa == "avx512bf16") has = avx512 && __builtin_cpu_supports("avx512bf16");
+#endif
+#ifdef REVELIO_AMX
+    if (isa == "amx" && avx512) return amx_refusal(asked);
 #endif
 #endif
-    return false;
+    return has ? "" : "this processor does not have it";
 }
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -46,30 +51,59 @@ Kernels avx512bf16_kernels() {
 #endif
     return kernels;
 }
+
+Kernels amx_kernels() {
+    Kernels kernels = avx512_kernels();
+    kernels.isa = "amx";
+#ifdef REVELIO_AMX
+    kernels.topk_encode_bf16 = amx::topk_encode_bf16;
+    kernels.topk_screen_int8 = amx::topk_screen_int8;
+    kernels.topk_screen_bf16 = amx::topk_screen_bf16;
+#endif
+    return kernels;
+}
 #endif
 
-Kernels choose() {
+struct Choice {
+    Kernels kernels;
+    std::string passed_over;
+};
+
+Choice choose() {
 #if defined(__x86_64__) || defined(_M_X64)
-    const Kernels all[] = {avx512bf16_kernels(), avx512_kernels(), REVELIO_TABLE(avx2), REVELIO_TABLE(baseline)};
+    const Kernels all[] = {amx_kernels(), avx512bf16_kernels(), avx512_kernels(), REVELIO_TABLE(avx2),
+                           REVELIO_TABLE(baseline)};
 #else
     const Kernels all[] = {REVELIO_TABLE(baseline)};
 #endif
     const char *asked = std::getenv("REVELIO_ISA");
     const std::string wanted = asked ? asked : "";
+    std::string passed_over;
     for (const Kernels &candidate : all) {
-        if (wanted.empty() ? supported(candidate.isa) : wanted == candidate.isa) {
-            if (supported(candidate.isa)) return candidate;
-            throw std::runtime_error("REVELIO_ISA=" + wanted + ": this processor does not have it");
-        }
+        if (!wanted.empty() && wanted != candidate.isa) continue;
+        const std::string reason = refusal(candidate.isa, !wanted.empty());
+        if (reason.empty()) return {candidate, passed_over};
+        if (!wanted.empty()) throw std::runtime_error("REVELIO_ISA=" + wanted + ": " + reason);
+#ifdef REVELIO_AMX
+        if (candidate.isa == std::string("amx") && processor_has_amx()) passed_over = "AMX is not used: " + reason;
+#endif
     }
-    throw std::runtime_error("REVELIO_ISA must be baseline, avx2, avx512 or avx512bf16, got " + wanted);
+    throw std::runtime_error("REVELIO_ISA must be baseline, avx2, avx512, avx512bf16 or amx, got " + wanted);
+}
+
+const Choice &choice() {
+    static const Choice chosen = choose();
+    return chosen;
 }
 
 }  // namespace
 
 const Kernels &kernels() {
-    static const Kernels chosen = choose();
-    return chosen;
+    return choice().kernels;
+}
+
+const std::string &passed_over() {
+    return choice().passed_over;
 }
 
 }  // namespace revelio

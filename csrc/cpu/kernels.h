@@ -65,6 +65,8 @@ struct TopActivationsUpdate {
     int threads;
 };
 
+typedef ScreenCounts (*Screener)(const TopkEncode &);
+
 #define REVELIO_KERNELS(isa)                                   \
     namespace isa {                                            \
     void topk_encode(const TopkEncode &);                      \
@@ -79,10 +81,18 @@ REVELIO_KERNELS(baseline)
 REVELIO_KERNELS(avx2)
 REVELIO_KERNELS(avx512)
 namespace avx512 {
-ScreenCounts topk_screen_int8(const TopkEncode &);  // needs AVX512-VNNI as well
+// Rows it gives up on go through the other screen, where there is one. Needs AVX512-VNNI as well.
+ScreenCounts topk_screen_int8(const TopkEncode &, Screener next);
 ScreenCounts topk_screen_bf16(const TopkEncode &);  // these two, AVX512-BF16
 void topk_encode_bf16(const TopkEncode &);
 }  // namespace avx512
+namespace amx {
+using avx512::topk_encode;
+ScreenCounts topk_screen_int8(const TopkEncode &, Screener next);
+ScreenCounts topk_screen_bf16(const TopkEncode &);
+void topk_encode_bf16(const TopkEncode &);
+const char *wrong_sums();  // which sums of known products come out wrong; null where none do
+}  // namespace amx
 #endif
 
 void invert_code(const int64_t *indices, int64_t entries, int64_t k, int64_t n, int64_t *offsets, int64_t *rows,

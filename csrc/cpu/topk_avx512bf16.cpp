@@ -7,7 +7,7 @@ namespace revelio {
 namespace REVELIO_ISA {
 
 ScreenCounts topk_screen_bf16(const TopkEncode &p) {
-    return screen<Bf16>(p);
+    return screen<Bf16>(p, nullptr);
 }
 
 void topk_encode_bf16(const TopkEncode &p) {

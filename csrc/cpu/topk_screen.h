@@ -53,8 +53,9 @@ struct Screen {
     }
 };
 
+// next: the screen for rows that this one gives up on; null: none.
 template <typename Narrow>
-static ScreenCounts screen(const TopkEncode &p) {
+static ScreenCounts screen(const TopkEncode &p, Screener next) {
     if (p.B == 0) return {0, 0};
     constexpr int64_t ROWS = Tile<Narrow>::ROWS;
     const Blocks blocks = blocks_of(p, ROWS, Screen<Narrow>::TILES_PER_BLOCK);
@@ -77,15 +78,16 @@ static ScreenCounts screen(const TopkEncode &p) {
     const auto panel_at = [&](int64_t i) -> Panel {
         return {packed_w.data + i * TILE_LATENTS * steps, latent_bounds.data + i * TILE_LATENTS, largest.data + i};
     };
-    const auto screen_block = [&](const Panel &panel, int64_t latent, int64_t first_tile) {
+    const auto screen_block = [&](const Panel &panel, const Panel &after, int64_t latent, int64_t first_tile) {
         const int64_t latents = latent + TILE_LATENTS < p.n ? TILE_LATENTS : p.n - latent;
-        const int64_t end = first_tile + blocks.tiles_per_block;
+        const int64_t stop = first_tile + blocks.tiles_per_block, end = stop < blocks.tiles ? stop : blocks.tiles;
         alignas(64) float errors[TILE_LATENTS], bias[TILE_LATENTS] = {};
         memcpy(bias, p.b_enc + latent, sizeof(float) * latents);
         for (int l = 0; l < TILE_LATENTS; ++l) errors[l] = panel.latents[l].error;
-        for (int64_t tile = first_tile; tile < end && tile < blocks.tiles; ++tile) {
+        for (int64_t tile = first_tile; tile < end; ++tile) {
             const int64_t b = tile * ROWS, present = b + ROWS < p.B ? ROWS : p.B - b;
             const RowBounds &bounds = row_bounds.data[tile];
+            prefetch_share(after.steps, TILE_LATENTS * steps, tile - first_tile, end - first_tile);
             typename Narrow::Sum sums[ROWS][2];
             Tile<Narrow>::score(packed_x.data + b * steps, panel.steps, steps, present, bounds.start, sums);
             Screen<Narrow>::filter(p, sums, bounds, panel, errors, bias, latent, latents, capacity, rows + b, present);
@@ -113,7 +115,8 @@ static ScreenCounts screen(const TopkEncode &p) {
 #pragma omp for schedule(dynamic, 1)
             for (int64_t block = 0; block < blocks.count; ++block) {
                 for (int64_t i = 0; i < count; ++i) {
-                    screen_block(panel_at(i), (first + i) * TILE_LATENTS, block * blocks.tiles_per_block);
+                    screen_block(panel_at(i), panel_at(i + 1 < count ? i + 1 : i), (first + i) * TILE_LATENTS,
+                                 block * blocks.tiles_per_block);
                 }
             }
         }
@@ -124,7 +127,7 @@ static ScreenCounts screen(const TopkEncode &p) {
             rescore(p, b, rows[b], vector, heaps.data + thread_number() * p.k);
         }
     }
-    ScreenCounts counts = {0, encode_given_up(p, rows)};
+    ScreenCounts counts = encode_given_up(p, rows, next);
     for (int64_t b = 0; b < p.B; ++b) counts.rescored += rows[b].given_up ? 0 : rows[b].count;
     return counts;
 }

@@ -10,6 +10,7 @@ namespace revelio {
 namespace REVELIO_ISA {
 
 constexpr int64_t RESCORED_AT_ONCE = 8;  // independent float32 sums, enough to hide the latency of an FMA
+constexpr int64_t SCREENED_AGAIN = 64;   // rows from which a screen saves more than narrowing W_enc costs
 
 struct Candidate {
     uint32_t latent;
@@ -107,11 +108,12 @@ static void rescore(const TopkEncode &p, int64_t b, const ScreenedRow &row, floa
     write_row(p, b, best);
 }
 
-// Rows that the screen could not narrow down go through topk_encode.
-static int64_t encode_given_up(const TopkEncode &p, const ScreenedRow *rows) {
+// Rows that the screen could not narrow down go through the next one, if there is one and they are enough for it to
+// pay, else through topk_encode.
+static ScreenCounts encode_given_up(const TopkEncode &p, const ScreenedRow *rows, Screener next) {
     int64_t count = 0;
     for (int64_t b = 0; b < p.B; ++b) count += rows[b].given_up;
-    if (!count) return 0;
+    if (!count) return {0, 0};
     const Scratch<float> x(count * p.d), values(count * p.k);
     const Scratch<int64_t> indices(count * p.k);
     for (int64_t b = 0, r = 0; b < p.B; ++b) {
@@ -122,14 +124,18 @@ static int64_t encode_given_up(const TopkEncode &p, const ScreenedRow *rows) {
     part.values = values.data;
     part.indices = indices.data;
     part.B = count;
-    topk_encode(part);
+    ScreenCounts counts = {0, count};
+    if (next && count >= SCREENED_AGAIN)
+        counts.rescored = next(part).rescored;
+    else
+        topk_encode(part);
     for (int64_t b = 0, r = 0; b < p.B; ++b) {
         if (!rows[b].given_up) continue;
         memcpy(p.values + b * p.k, values.data + r * p.k, sizeof(float) * p.k);
         memcpy(p.indices + b * p.k, indices.data + r * p.k, sizeof(int64_t) * p.k);
         ++r;
     }
-    return count;
+    return counts;
 }
 
 }  // namespace REVELIO_ISA

@@ -5,8 +5,8 @@
 namespace revelio {
 namespace REVELIO_ISA {
 
-ScreenCounts topk_screen_int8(const TopkEncode &p) {
-    return screen<Int8>(p);
+ScreenCounts topk_screen_int8(const TopkEncode &p, Screener next) {
+    return screen<Int8>(p, next);
 }
 
 }  // namespace REVELIO_ISA

@@ -10,6 +10,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 namespace revelio {
 namespace REVELIO_ISA {
@@ -50,10 +53,17 @@ static inline void prefetch_row(const float *row, int64_t d) {
 namespace {
 template <typename T>
 struct Scratch {
+    static constexpr size_t HUGE_PAGE = size_t(1) << 21;
     T *data;
     explicit Scratch(int64_t count) {
-        data = static_cast<T *>(aligned_alloc(64, ((count ? count : 1) * sizeof(T) + 63) / 64 * 64));
+        // In 2 MiB pages where it fills some: a panel's rows lie on as many 4 KiB pages as a TLB has entries.
+        const size_t bytes = (count ? count : 1) * sizeof(T), alignment = bytes < HUGE_PAGE ? 64 : HUGE_PAGE;
+        const size_t size = (bytes + alignment - 1) / alignment * alignment;
+        data = static_cast<T *>(aligned_alloc(alignment, size));
         if (!data) throw std::bad_alloc();
+#ifdef __linux__
+        if (alignment == HUGE_PAGE) madvise(data, size, MADV_HUGEPAGE);
+#endif
     }
     ~Scratch() { free(data); }
     Scratch(const Scratch &) = delete;
