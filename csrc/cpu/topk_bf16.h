@@ -13,6 +13,7 @@ namespace REVELIO_ISA {
 struct Bf16 {
     typedef uint32_t Step;  // two channels
     typedef __m512 Sum;
+    static constexpr int64_t TILES_PER_BLOCK = 16;  // rows of x that stay in L2 while a group of panels streams by
     static constexpr bool INTEGERS = false;
     static constexpr int64_t PANELS_PER_GROUP = 64;  // shared by the threads: 2048 x d x 2 bytes
     static constexpr float MOST = 1e18f;             // norms below it keep sums inside float32

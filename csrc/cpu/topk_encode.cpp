@@ -9,6 +9,7 @@ namespace {
 struct Float32 {
     typedef float Step;
     typedef Vector Sum;
+    static constexpr int64_t TILES_PER_BLOCK = 4;  // rows of x that stay in L2 while a group of panels streams by
     static int64_t steps(int64_t d) { return d; }
     static const float *line(const float *row, int64_t, float *) { return row; }
     static Sum start(int32_t) { return Sum{}; }

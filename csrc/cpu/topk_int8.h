@@ -12,6 +12,7 @@ namespace REVELIO_ISA {
 struct Int8 {
     typedef uint32_t Step;  // four channels: W_enc's in excess 128, x's in two's complement
     typedef __m512i Sum;
+    static constexpr int64_t TILES_PER_BLOCK = 16;  // rows of x that stay in L2 while a group of panels streams by
     static constexpr bool INTEGERS = true;
     static constexpr int64_t PANELS_PER_GROUP = 128;    // shared by the threads: 4096 x d bytes
     static constexpr float DEVIATIONS = 8;              // a latent's bounds fail with probability below 2e-14

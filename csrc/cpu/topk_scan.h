@@ -14,7 +14,6 @@ struct Scan {
     typedef typename Arithmetic::Step Step;
     static constexpr int64_t ROWS = Tile<Arithmetic>::ROWS;
     static constexpr int64_t PANELS_PER_GROUP = 32;  // packed latents shared by the threads: 1024 lines of d
-    static constexpr int64_t TILES_PER_BLOCK = 4;    // rows of x that stay in L2 while the group streams by
     static constexpr int64_t FEW_ROWS = 64;          // all of x stays in L2: no need for threads to share panels
 
     // x - b_pre of a tile in its layout; missing rows are zero.
@@ -37,15 +36,16 @@ struct Scan {
         });
     }
 
-    // Offers the scores of some tiles' rows and one panel's latents.
+    // Offers the scores of some tiles' rows and one panel's latents; after is the panel to come, null if there is none.
     static void score(const TopkEncode &p, const Step *x, const Step *w, int64_t first_tile, int64_t end_tile,
-                      int64_t panel, Row *rows) {
+                      int64_t panel, Row *rows, const Step *after = nullptr) {
         const int64_t steps = Arithmetic::steps(p.d), latent = panel * TILE_LATENTS;
         const int64_t latents = latent + TILE_LATENTS < p.n ? TILE_LATENTS : p.n - latent;
         float bias[TILE_LATENTS] = {};
         memcpy(bias, p.b_enc + latent, sizeof(float) * latents);
         for (int64_t tile = first_tile; tile < end_tile; ++tile) {
             const int64_t b = tile * ROWS, present = b + ROWS < p.B ? ROWS : p.B - b;
+            if (after) prefetch_share(after, steps, tile - first_tile, end_tile - first_tile);
             const int32_t start[ROWS] = {};
             typename Arithmetic::Sum sums[ROWS][2];
             Tile<Arithmetic>::score(x + b * steps, w, steps, present, start, sums);
@@ -112,7 +112,7 @@ template <typename Arithmetic>
 static void scan_many_rows(const TopkEncode &p) {
     typedef typename Arithmetic::Step Step;
     constexpr int64_t ROWS = Tile<Arithmetic>::ROWS;
-    const Blocks blocks = blocks_of(p, ROWS, Scan<Arithmetic>::TILES_PER_BLOCK);
+    const Blocks blocks = blocks_of(p, ROWS, Arithmetic::TILES_PER_BLOCK);
     const int64_t panels = panels_of(p), steps = Arithmetic::steps(p.d), group = Scan<Arithmetic>::PANELS_PER_GROUP;
     const Scratch<Step> packed_x(blocks.tiles * ROWS * steps), packed_w(group * TILE_LATENTS * steps);
     const Scratch<Step> lines(p.threads * TILE_LATENTS * steps);
@@ -142,8 +142,9 @@ static void scan_many_rows(const TopkEncode &p) {
             for (int64_t block = 0; block < blocks.count; ++block) {
                 const int64_t start = block * blocks.tiles_per_block, stop = start + blocks.tiles_per_block;
                 for (int64_t i = 0; i < count; ++i) {
-                    Scan<Arithmetic>::score(p, x, w + i * TILE_LATENTS * steps, start,
-                                            stop < blocks.tiles ? stop : blocks.tiles, first + i, rows);
+                    const Step *panel = w + i * TILE_LATENTS * steps;
+                    Scan<Arithmetic>::score(p, x, panel, start, stop < blocks.tiles ? stop : blocks.tiles, first + i,
+                                            rows, i + 1 < count ? panel + TILE_LATENTS * steps : nullptr);
                 }
             }
         }

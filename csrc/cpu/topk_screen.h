@@ -13,7 +13,6 @@ namespace REVELIO_ISA {
 template <typename Narrow>
 struct Screen {
     static constexpr int64_t ROWS = Tile<Narrow>::ROWS;
-    static constexpr int64_t TILES_PER_BLOCK = 16;  // rows of x that stay in L2 while a group of panels streams by
 
     // By how much a score may differ from topk_encode's: what narrowing both factors did, and the rounding of all sums.
     static inline float margin(float row_error, float row_norm, const LatentBounds &latent, float rounding) {
@@ -58,7 +57,7 @@ template <typename Narrow>
 static ScreenCounts screen(const TopkEncode &p, Screener next) {
     if (p.B == 0) return {0, 0};
     constexpr int64_t ROWS = Tile<Narrow>::ROWS;
-    const Blocks blocks = blocks_of(p, ROWS, Screen<Narrow>::TILES_PER_BLOCK);
+    const Blocks blocks = blocks_of(p, ROWS, Narrow::TILES_PER_BLOCK);
     const int64_t panels = panels_of(p), steps = Narrow::steps(p.d);
     const int64_t group = Narrow::PANELS_PER_GROUP < panels ? Narrow::PANELS_PER_GROUP : panels;
     const int64_t capacity = 8 * p.k > 512 ? 8 * p.k : 512;
@@ -78,7 +77,7 @@ static ScreenCounts screen(const TopkEncode &p, Screener next) {
     const auto panel_at = [&](int64_t i) -> Panel {
         return {packed_w.data + i * TILE_LATENTS * steps, latent_bounds.data + i * TILE_LATENTS, largest.data + i};
     };
-    const auto screen_block = [&](const Panel &panel, const Panel &after, int64_t latent, int64_t first_tile) {
+    const auto screen_block = [&](const Panel &panel, const uint32_t *after, int64_t latent, int64_t first_tile) {
         const int64_t latents = latent + TILE_LATENTS < p.n ? TILE_LATENTS : p.n - latent;
         const int64_t stop = first_tile + blocks.tiles_per_block, end = stop < blocks.tiles ? stop : blocks.tiles;
         alignas(64) float errors[TILE_LATENTS], bias[TILE_LATENTS] = {};
@@ -87,7 +86,7 @@ static ScreenCounts screen(const TopkEncode &p, Screener next) {
         for (int64_t tile = first_tile; tile < end; ++tile) {
             const int64_t b = tile * ROWS, present = b + ROWS < p.B ? ROWS : p.B - b;
             const RowBounds &bounds = row_bounds.data[tile];
-            prefetch_share(after.steps, TILE_LATENTS * steps, tile - first_tile, end - first_tile);
+            if (after) prefetch_share(after, steps, tile - first_tile, end - first_tile);
             typename Narrow::Sum sums[ROWS][2];
             Tile<Narrow>::score(packed_x.data + b * steps, panel.steps, steps, present, bounds.start, sums);
             Screen<Narrow>::filter(p, sums, bounds, panel, errors, bias, latent, latents, capacity, rows + b, present);
@@ -115,8 +114,8 @@ static ScreenCounts screen(const TopkEncode &p, Screener next) {
 #pragma omp for schedule(dynamic, 1)
             for (int64_t block = 0; block < blocks.count; ++block) {
                 for (int64_t i = 0; i < count; ++i) {
-                    screen_block(panel_at(i), panel_at(i + 1 < count ? i + 1 : i), (first + i) * TILE_LATENTS,
-                                 block * blocks.tiles_per_block);
+                    screen_block(panel_at(i), i + 1 < count ? panel_at(i + 1).steps : nullptr,
+                                 (first + i) * TILE_LATENTS, block * blocks.tiles_per_block);
                 }
             }
         }

@@ -79,7 +79,8 @@ static void pack_panel(int64_t steps, Step *space, Step *packed, const LineOf &l
 // One tile's share of fetching the next panel, so that it is in L2 when its turn comes.
 static inline void prefetch_share(const void *panel, int64_t steps, int64_t part, int64_t parts) {
     const char *bytes = static_cast<const char *>(panel);
-    for (int64_t i = 4 * steps * part / parts & -64; i < 4 * steps * (part + 1) / parts; i += 64) {
+    const int64_t size = 4 * TILE_LATENTS * steps;
+    for (int64_t i = size * part / parts & -64; i < size * (part + 1) / parts; i += 64) {
         __builtin_prefetch(bytes + i, 0, 2);
     }
 }

@@ -31,6 +31,12 @@ struct Registers {
 };
 __attribute__((tls_model("initial-exec"))) thread_local Registers registers;
 
+// What a processor that sums wrongly would do, for the test that such a one is refused: "int8" or "bfloat16".
+bool sums_wrongly(const char *kind) {
+    const char *asked = getenv("REVELIO_TEST_AMX_WRONG");
+    return asked && !strcmp(asked, kind);
+}
+
 std::atomic<uint64_t> int8_products, bf16_products, configured, released;
 
 [[noreturn]] void fault(const char *instruction, const char *why) {
@@ -97,6 +103,7 @@ void store_tile(const char *name, const Tile &from, unsigned char *memory, int64
 }
 
 void multiply_int8(Tile &sums, const Tile &a, const Tile &b) {
+    static const bool wrongly = sums_wrongly("int8");
     for (int m = 0; m < sums.rows; ++m) {
         int32_t row[ROW_BYTES / 4];
         memcpy(row, sums.row[m], sizeof row);
@@ -109,6 +116,7 @@ void multiply_int8(Tile &sums, const Tile &a, const Tile &b) {
                 row[n] = static_cast<int32_t>(sum);
             }
         }
+        row[m] += wrongly;
         memset(sums.row[m], 0, ROW_BYTES);
         memcpy(sums.row[m], row, sums.colsb);
     }
@@ -123,6 +131,7 @@ float widened(const unsigned char *bfloat16) {
 // Even and odd channels are summed apart, each by fused multiply-adds, then added to each other, then to what was
 // there: to nearest even, denormals zero on the way in and out, whatever MXCSR says.
 void multiply_bf16(Tile &sums, const Tile &a, const Tile &b) {
+    static const bool wrongly = sums_wrongly("bfloat16");
     const unsigned settings = _mm_getcsr();
     _mm_setcsr(0x1F80 | 0x8000 | 0x0040);  // no exception, flush to zero, denormals are zero
     for (int m = 0; m < sums.rows; ++m) {
@@ -136,6 +145,7 @@ void multiply_bf16(Tile &sums, const Tile &a, const Tile &b) {
         }
         memcpy(row, sums.row[m], sizeof row);
         for (int n = 0; n < sums.colsb / 4; ++n) row[n] += even[n] + odd[n];
+        row[m] += wrongly;
         memset(sums.row[m], 0, ROW_BYTES);
         memcpy(sums.row[m], row, sums.colsb);
     }

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,9 @@ def python(*arguments, isa):
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=500)
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])  # avx512bf16 is what is chosen where it exists
+@pytest.mark.parametrize(
+    "isa", ["baseline", "avx2", "avx512"]
+)  # tests/amx has amx; avx512bf16 is what is chosen elsewhere
 def test_the_op_tests_pass_on(isa):
     pytest.importorskip("revelio_fast._C", reason="the extension is not built")
     asked = python("-c", REPORT, isa=isa)
@@ -28,4 +31,14 @@ def test_the_op_tests_pass_on(isa):
 def test_an_unknown_instruction_set_is_named():
     pytest.importorskip("revelio_fast._C", reason="the extension is not built")
     asked = python("-c", REPORT, isa="sse9")
-    assert "REVELIO_ISA must be baseline, avx2, avx512 or avx512bf16, got sse9" in asked.stderr
+    assert "REVELIO_ISA must be baseline, avx2, avx512, avx512bf16 or amx, got sse9" in asked.stderr
+
+
+def test_amx_is_refused_with_a_sentence_where_the_processor_lacks_it():
+    pytest.importorskip("revelio_fast._C", reason="the extension is not built")
+    if "amx_tile" in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has AMX")
+    asked = python("-c", REPORT, isa="amx")
+    assert "RuntimeError: REVELIO_ISA=amx: this processor does not have it" in asked.stderr
+    passed_over = python("-c", "import torch; from revelio_fast import _C; print([_C.passed_over()])", isa="")
+    assert passed_over.stdout.strip() == "['']"

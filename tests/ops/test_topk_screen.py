@@ -188,7 +188,7 @@ def test_a_bias_with_which_only_bf16_overflows(screen):
     assert_same_bits(screen, x, W_enc, b_enc)
 
 
-def test_heavy_tails_send_int8_rows_to_float32():
+def test_heavy_tails_send_int8_rows_elsewhere():
     if "int8" not in _C.screens():
         pytest.skip("no int8 dot products on this processor, or REVELIO_ISA leaves them out")
     _, W_enc = gaussian()
