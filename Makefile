@@ -30,7 +30,7 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/shim/*.cpp' 'tests/shim/*.h' | xargs -r $(BIN)/clang-format --dry-run --Werror
+	git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/shim/*.cpp' 'tests/shim/*.h' 'tests/amx/*.cpp' | xargs -r $(BIN)/clang-format --dry-run --Werror
 
 clean:
 	rm -rf .venv build

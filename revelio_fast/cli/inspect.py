@@ -71,4 +71,5 @@ def _cpu_extension() -> str:
     reason = unavailable()
     if reason:
         return f"not available: {reason}; PyTorch runs the ops instead"
-    return f"built, instruction set {load().isa()}"
+    passed_over = load().passed_over()
+    return f"built, instruction set {load().isa()}" + (f"; {passed_over}" if passed_over else "")

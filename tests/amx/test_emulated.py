@@ -91,9 +91,8 @@ def test_the_emulator_faults_where_the_manual_does(emulator, tmp_path):
     except EmulatorError as error:
         pytest.skip(str(error))
     for fault, sentence in FAULTS.items():
-        run = subprocess.run(
-            [str(program), fault], env=environment(emulator), capture_output=True, text=True, timeout=60
-        )
+        command, env = [str(program), fault], environment(emulator)
+        run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
         assert run.returncode < 0, fault
         assert sentence in run.stderr, fault
     assert subprocess.run([str(program), "no fault"], env=environment(emulator), timeout=60).returncode == 0

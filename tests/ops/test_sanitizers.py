@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.amx import EmulatorError, build_emulator
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # The extension of the build folder instead of the installed one, then pytest in the same process.
@@ -47,8 +49,8 @@ def extension(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", ["", "avx512", "avx2", "baseline"])
-def test_the_op_tests_are_clean_under_asan_and_ubsan(extension, isa):
+@pytest.mark.parametrize("isa", ["", "amx", "avx512", "avx2", "baseline"])
+def test_the_op_tests_are_clean_under_asan_and_ubsan(extension, isa, tmp_path):
     environment = os.environ | {
         "LD_PRELOAD": f"{library('libasan.so')} {library('libubsan.so')}",
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter and torch keep memory until the process ends
@@ -57,6 +59,11 @@ def test_the_op_tests_are_clean_under_asan_and_ubsan(extension, isa):
     }
     if isa:
         environment["REVELIO_ISA"] = isa
+    if isa == "amx":  # its emulator asks AddressSanitizer about the memory of every tile
+        try:
+            environment["LD_PRELOAD"] += f" {build_emulator(tmp_path)}"
+        except EmulatorError as error:
+            pytest.skip(str(error))
     chosen = "(cpu or screen or native) and not torch and not contract and not compile and not isa and not sanitizers"
     command = [
         sys.executable,
@@ -67,9 +74,11 @@ def test_the_op_tests_are_clean_under_asan_and_ubsan(extension, isa):
         "-s",
         "-p",
         "no:cacheprovider",
+        "-p",
+        "no:faulthandler",  # takes the signal that the emulator needs
         "-k",
         chosen,
-        "tests/ops",
+        *(["tests/ops/test_topk_screen.py", "tests/ops/test_topk_encode.py"] if isa == "amx" else ["tests/ops"]),
     ]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=560)
     if isa and "this processor does not have it" in run.stdout + run.stderr:

@@ -13,7 +13,7 @@ def load() -> ModuleType:
 
 
 def isa() -> str:
-    """Instruction set whose kernels run: "avx512", "avx2" or "baseline"."""
+    """Instruction set whose kernels run: "amx", "avx512bf16", "avx512", "avx2" or "baseline"."""
     return load().isa()
 
 
