@@ -1,6 +1,10 @@
 // The loops of limits.h: tiles of multiply-adds with their sums in registers, reading and updating large arrays.
 #include "cpu/limits.h"
 
+#ifdef REVELIO_AMX
+#include "cpu/amx_access.h"
+#endif
+
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -22,8 +26,8 @@
 namespace revelio {
 namespace {
 
-// x [STEPS][rows] and w [STEPS][2 vectors]: 22 KB, which stay in L1.
-constexpr int64_t STEPS = 128, MOST_ROWS = 12, MOST_LANES = 16;
+// x [STEPS][rows] and w [STEPS][2 vectors]: 22 KB, or 32 KB for AMX, which stay in L1.
+constexpr int64_t STEPS = 128, MOST_ROWS = 32, MOST_LANES = 16;
 
 struct Tile {
     alignas(64) uint32_t x[STEPS * MOST_ROWS];
@@ -84,6 +88,50 @@ REVELIO_TILE_LOOP(int8_avx512, REVELIO_VNNI, Int16, 12, REVELIO_BROADCAST_AVX512
 #define REVELIO_DOT_BF16(sum, a, w) _mm512_dpbf16_ps(sum, (__m512bh)(a), (__m512bh)(w))
 REVELIO_TILE_LOOP(bf16_avx512, REVELIO_BF16, __m512, 12, REVELIO_BROADCAST_AVX512, REVELIO_DOT_BF16)
 #endif
+
+#ifdef REVELIO_AMX
+constexpr int AMX_ROUNDS = 16;  // a call: configuring takes as long as a few multiplications
+struct TileConfig {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t bytes_per_row[8], none[8];
+    uint8_t rows[8], no_rows[8];
+};
+alignas(64) const TileConfig FULL_TILES = {
+    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {}, {16, 16, 16, 16, 16, 16, 16, 16}, {}};
+
+// 32 rows x 32 latents as 2 x 2 registers; x is [STEPS / 16][32 rows][16]. The instructions do not tell the compiler
+// what memory they touch; the barriers do.
+#define REVELIO_AMX_LOOP(name, isa, multiply_add)                                 \
+    __attribute__((target(isa), noinline)) void name(Tile &tile) {                \
+        asm volatile("" : : "r"(&tile) : "memory");                               \
+        _tile_loadconfig(&FULL_TILES);                                            \
+        for (int round = 0; round < AMX_ROUNDS; ++round) {                        \
+            _tile_zero(0);                                                        \
+            _tile_zero(1);                                                        \
+            _tile_zero(2);                                                        \
+            _tile_zero(3);                                                        \
+            const uint32_t *x = tile.x, *w = tile.w;                              \
+            for (int64_t i = 0; i < STEPS; i += 16, x += 16 * 32, w += 16 * 32) { \
+                _tile_loadd(4, x, 64);                                            \
+                _tile_loadd(5, x + 16 * 16, 64);                                  \
+                _tile_loadd(6, w, 128);                                           \
+                _tile_loadd(7, w + 16, 128);                                      \
+                multiply_add(0, 4, 6);                                            \
+                multiply_add(1, 4, 7);                                            \
+                multiply_add(2, 5, 6);                                            \
+                multiply_add(3, 5, 7);                                            \
+            }                                                                     \
+        }                                                                         \
+        _tile_stored(0, tile.sums, 128);                                          \
+        _tile_stored(1, tile.sums + 16, 128);                                     \
+        _tile_stored(2, tile.sums + 16 * 32, 128);                                \
+        _tile_stored(3, tile.sums + 16 * 32 + 16, 128);                           \
+        _tile_release();                                                          \
+        asm volatile("" : : "r"(&tile) : "memory");                               \
+    }
+REVELIO_AMX_LOOP(int8_amx, "amx-tile,amx-int8", _tile_dpbsud)
+REVELIO_AMX_LOOP(bf16_amx, "amx-tile,amx-bf16", _tile_dpbf16ps)
+#endif
 #endif
 
 uint32_t hashed(int64_t i, uint32_t seed) {
@@ -107,6 +155,7 @@ struct Unit {
     void (*loop)(Tile &);
     Bits bits;
     int64_t rows, lanes, products;  // of a tile; products a lane and step
+    int rounds = 1;                 // over the tile in a call
 };
 
 std::vector<Unit> units() {
@@ -121,6 +170,11 @@ std::vector<Unit> units() {
     all.push_back({"int8-avx512", vnni, int8_avx512, INT8, 12, 16, 4});
 #ifdef REVELIO_AVX512BF16
     all.push_back({"bf16-avx512", avx512 && __builtin_cpu_supports("avx512bf16"), bf16_avx512, BF16, 12, 16, 2});
+#endif
+#ifdef REVELIO_AMX
+    static const bool amx = amx_refusal(true).empty();
+    all.push_back({"bf16-amx", amx, bf16_amx, BF16, 32, 16, 2, AMX_ROUNDS});
+    all.push_back({"int8-amx", amx, int8_amx, INT8, 32, 16, 4, AMX_ROUNDS});
 #endif
 #endif
     all.erase(std::remove_if(all.begin(), all.end(), [](const Unit &unit) { return !unit.here; }), all.end());
@@ -168,7 +222,7 @@ double rounds_a_second(double seconds, int threads, const Round &round) {
 }
 
 Limit unit_limit(const Unit &unit, double seconds, int threads, uint32_t seed) {
-    constexpr int ROUNDS = 16;  // between two looks at the clock
+    constexpr int CALLS = 16;  // between two looks at the clock
     std::vector<Tile> tiles(threads);
     for (Tile &tile : tiles) {
         const auto random = [&](int64_t i) { return (hashed(i, seed) & unit.bits.keep) | unit.bits.set; };
@@ -176,7 +230,7 @@ Limit unit_limit(const Unit &unit, double seconds, int threads, uint32_t seed) {
         for (int64_t i = 0; i < STEPS * 2 * unit.lanes; ++i) tile.w[i] = random(STEPS * unit.rows + i);
     }
     const double rate = rounds_a_second(seconds, threads, [&](int thread) {
-        for (int i = 0; i < ROUNDS; ++i) unit.loop(tiles[thread]);
+        for (int i = 0; i < CALLS; ++i) unit.loop(tiles[thread]);
     });
     double checksum = 0;
     for (int64_t i = 0; i < unit.rows * 2 * unit.lanes; ++i) {
@@ -185,7 +239,8 @@ Limit unit_limit(const Unit &unit, double seconds, int threads, uint32_t seed) {
         memcpy(&value, &sum, 4);
         checksum += unit.bits.set ? value : static_cast<int32_t>(sum);
     }
-    return {rate * ROUNDS * static_cast<double>(2 * unit.products * STEPS * unit.rows * 2 * unit.lanes), checksum};
+    const int64_t operations = 2 * unit.products * STEPS * unit.rows * 2 * unit.lanes * unit.rounds;
+    return {rate * CALLS * static_cast<double>(operations), checksum};
 }
 
 typedef uint32_t Words __attribute__((vector_size(16)));
