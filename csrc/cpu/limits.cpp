@@ -129,7 +129,7 @@ alignas(64) const TileConfig FULL_TILES = {
         _tile_release();                                                          \
         asm volatile("" : : "r"(&tile) : "memory");                               \
     }
-REVELIO_AMX_LOOP(int8_amx, "amx-tile,amx-int8", _tile_dpbsud)
+REVELIO_AMX_LOOP(int8_amx, "amx-tile,amx-int8", _tile_dpbssd)
 REVELIO_AMX_LOOP(bf16_amx, "amx-tile,amx-bf16", _tile_dpbf16ps)
 #endif
 #endif

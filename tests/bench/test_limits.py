@@ -1,20 +1,27 @@
 """Limits are of work that was done: checksums are recomputed, rates are within what a core can issue."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from bench import limits as bench_limits
 from bench.limits import STREAMS, fastest_unit, measure_limits, median_of_both, share_of_limit, unit_of_ours
 from revelio_fast import _C
+from tests.amx import EmulatorError, build_emulator, environment
 
 STEPS = 128
-# Rows and four-byte lanes of a tile, and products in four bytes, by the loops of csrc/cpu/limits.cpp.
+# Rows and four-byte lanes of a tile, and products in four bytes, by the loops of csrc/cpu/limits.cpp; and operations
+# that no core's units do more of in a cycle: two instructions (four of SSE's; AMX, 16 x 16 x 64 bytes in 16 cycles).
 TILES = {
-    "float32-baseline": (4, 4, 1),
-    "float32-avx2": (6, 8, 1),
-    "float32-avx512": (12, 16, 1),
-    "int8-avx512": (12, 16, 4),
-    "bf16-avx512": (12, 16, 2),
+    "float32-baseline": (4, 4, 1, 4 * 8),
+    "float32-avx2": (6, 8, 1, 2 * 16),
+    "float32-avx512": (12, 16, 1, 2 * 32),
+    "int8-avx512": (12, 16, 4, 2 * 128),
+    "bf16-avx512": (12, 16, 2, 2 * 64),
+    "bf16-amx": (32, 16, 2, 1024),
+    "int8-amx": (32, 16, 4, 2048),
 }
 UNITS = [name for name in _C.limit_names() if name in TILES]
 EPS = 2.0**-24
@@ -43,10 +50,13 @@ def as_numbers(words, name, signed=True):
 
 def expected(name, seed):
     """The sum of all products of a tile, and how far float32 sums may be from it."""
-    rows, lanes, products = TILES[name]
+    rows, lanes, products, _ = TILES[name]
     words = hashed(STEPS * (rows + 2 * lanes), seed)
-    x = as_numbers(words[: STEPS * rows].reshape(STEPS, rows), name)
-    w = as_numbers(words[STEPS * rows :].reshape(STEPS, 2 * lanes), name, signed=False)
+    x = words[: STEPS * rows].reshape(STEPS, rows)
+    if name.endswith("amx"):  # a register's row is 16 steps of one row of x
+        x = x.reshape(STEPS // 16, rows, 16).swapaxes(1, 2).reshape(STEPS, rows)
+    x = as_numbers(np.ascontiguousarray(x), name)
+    w = as_numbers(words[STEPS * rows :].reshape(STEPS, 2 * lanes), name, signed=name.endswith("amx"))
     partial = np.einsum("irp,ilp->irl", x, w).cumsum(0)
     # Each product, below 1 here, may be rounded, and each sum, which is within `products` of one of these.
     roundings = products * (np.abs(partial) + products + 1).sum() * EPS
@@ -60,10 +70,25 @@ def test_a_unit_multiplies_all_that_is_counted(name, seed):
     total, roundings = expected(name, seed)
     assert roundings < 0.25, "a float32 product lost, at least that large, must be seen"
     assert abs(checksum - total) <= roundings
-    _, lanes, products = TILES[name]
-    # No processor issues more than two such instructions a cycle (four of SSE's), or runs above 6.5 GHz.
-    assert 0 < rate < (4 if "baseline" in name else 2) * 6.5e9 * 2 * lanes * products
+    assert 0 < rate < TILES[name][3] * 6.5e9
     assert _C.limit(name, 0.003, 2, seed, 0)[1] == checksum
+
+
+def test_amx_multiplies_all_that_is_counted_where_it_is_emulated(tmp_path):
+    if "int8-amx" in UNITS:
+        pytest.skip("this processor has AMX: the test above ran on it")
+    try:
+        emulator = build_emulator(tmp_path)
+    except EmulatorError as error:
+        pytest.skip(str(error))
+    # pytest's fault handler would take the signal that unknown instructions raise.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:faulthandler", "-p", "no:cacheprovider", __file__]
+    tests = subprocess.run(
+        [*command, "-k", "a_unit_multiplies and amx and 7"], env=environment(emulator), capture_output=True, text=True
+    )
+    if "REVELIO_ISA=amx: this processor does not have it" in tests.stdout:
+        pytest.skip("AMX comes with AVX-512 VNNI and bfloat16: without them it cannot be emulated")
+    assert "2 passed" in tests.stdout, tests.stdout[-2000:]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
