@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <vector>
 
 #include "bindings_params.h"
 #include "cpu/dispatch.h"
@@ -139,6 +140,19 @@ void top_activations_update(Address top_values, Address top_image_ids, Address s
                                    at<int64_t>(rows), at<int64_t>(slots), n, m, k, threads});
 }
 
+// Which file could not be read and why: errno, or -1 where it ended too early; (-1, 0) when all went well.
+py::tuple read_store_rows(const std::vector<std::string> &paths, Address bases, Address starts, Address rows,
+                          Address places, Address out, int64_t count, int64_t row_bytes) {
+    ReadFailure failure;
+    {
+        py::gil_scoped_release unlocked;
+        failure = read_rows({at<int64_t>(bases), at<int64_t>(starts), at<int64_t>(rows), at<int64_t>(places),
+                             at<char>(out), count, row_bytes},
+                            paths);
+    }
+    return py::make_tuple(failure.shard, failure.error);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
@@ -164,4 +178,5 @@ PYBIND11_MODULE(_C, module) {
     module.def("sparse_backward", &sparse_backward);
     module.def("adam_unit_norm_step", &adam_unit_norm_step);
     module.def("top_activations_update", &top_activations_update);
+    module.def("read_rows", &read_store_rows);
 }

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace revelio {
 
@@ -97,5 +99,23 @@ const char *wrong_sums();  // which sums of known products come out wrong; null 
 
 void invert_code(const int64_t *indices, int64_t entries, int64_t k, int64_t n, int64_t *offsets, int64_t *rows,
                  int64_t *slots);
+
+// Rows of a store that is cut into files: file s holds rows starts[s] .. starts[s + 1], densely from byte bases[s].
+struct ReadRows {
+    const int64_t *bases, *starts;  // [files], [files + 1]
+    const int64_t *rows, *places;   // rows rising; rows[i] goes to row places[i] of out
+    char *out;
+    int64_t count, row_bytes;
+};
+
+constexpr int FILE_ENDED = -1;
+
+// The file that could not be read and errno or FILE_ENDED; error 0 when all went well.
+struct ReadFailure {
+    int64_t shard;
+    int error;
+};
+
+ReadFailure read_rows(const ReadRows &, const std::vector<std::string> &paths);
 
 }  // namespace revelio

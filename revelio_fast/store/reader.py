@@ -1,4 +1,4 @@
-"""The activation store as its readers see it: checked at opening, memory-mapped, shuffled in whole batches."""
+"""The activation store as its readers see it: checked at opening, read by position, shuffled in whole batches."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ import torch
 from torch import Tensor
 
 from revelio_fast.store.manifest import DTYPES, Manifest, StoreError
+from revelio_fast.store.memory import available_memory
+from revelio_fast.store.positioned import PositionedRows
 from revelio_fast.store.shards import check_sum, map_shard
 from revelio_fast.store.writer import StoreWriter
+
+_BLOCK = 4096  # rows read at a time where all are
 
 
 class Rows(NamedTuple):
@@ -52,12 +56,13 @@ class ActivationStore:
         self.about = manifest.about
         self.complete = manifest.complete
         self._manifest = manifest
-        parts = [map_shard(self.path, shard, manifest) for shard in manifest.shards]
-        self._mapped = [features for features, _, _ in parts]
-        self._starts = torch.tensor([0, *(shard.rows for shard in manifest.shards)]).cumsum(0)
-        empty = torch.empty(0, dtype=torch.int64)
-        self.image_ids = torch.cat([empty, *(ids for _, ids, _ in parts)])
-        self.labels = torch.cat([empty, *(labels for _, _, labels in parts)])
+        ids, labels = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
+        for shard in manifest.shards:
+            _, shard_ids, shard_labels = map_shard(self.path, shard, manifest)
+            ids.append(shard_ids.clone())
+            labels.append(shard_labels.clone())
+        self.image_ids, self.labels = torch.cat(ids), torch.cat(labels)
+        self._files = PositionedRows(self.path, manifest)
         self._held: dict[torch.dtype, Tensor] = {}
 
     @classmethod
@@ -165,8 +170,9 @@ class ActivationStore:
         wanted = dtype or self.dtype
         if wanted not in self._held:
             whole = torch.empty(self.rows, self.d, dtype=wanted)
-            for start, part in zip(self._starts.tolist(), self._mapped, strict=False):
-                whole[start : start + part.shape[0]] = part
+            for start in range(0, self.rows, _BLOCK):
+                block = torch.arange(start, min(start + _BLOCK, self.rows))
+                whole[start : start + _BLOCK] = self.read(block)
             self._held[wanted] = whole
         return self._held[wanted]
 
@@ -175,15 +181,26 @@ class ActivationStore:
         return Rows(self._gather_features(rows), self.image_ids[rows], self.labels[rows])
 
     def _gather_features(self, rows: Tensor) -> Tensor:
-        held = self._exactly_held()
-        if held is not None:
-            return held[rows].float()
-        out = torch.empty(len(rows), self.d)
-        shards = torch.searchsorted(self._starts, rows, right=True) - 1
-        for shard in shards.unique().tolist():
-            here = (shards == shard).nonzero().flatten()
-            out[here] = self._mapped[shard][rows[here] - self._starts[shard]].float()
-        return out
+        held = self.held()
+        return (held[rows] if held is not None else self.read(rows)).float()
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Features ``[r, d]`` in the stored dtype of the given rows (int64 positions, any order), from the files.
+
+        Positioned reads in the order of the files: memory does not grow with the store, as with mapped pages it would.
+
+        Raises
+        ------
+        IndexError
+            For a position outside the store.
+        StoreError
+            If a shard was removed, cut short or cannot be read.
+        """
+        return self._files.read(rows)
+
+    def held(self) -> Tensor | None:
+        """The features in memory, if they are there in a type that loses nothing."""
+        return self._held.get(self.dtype, self._held.get(torch.float32))
 
     def blocks(self, batch_size: int) -> Iterator[Rows]:
         """All rows once, in stored order, `batch_size` at a time, read from disk as they are needed."""
@@ -232,7 +249,7 @@ class ActivationStore:
         return self._shuffled(batch_size, seed, per_epoch, epochs, start_batch)
 
     def _shuffled(self, size: int, seed: int, per_epoch: int, epochs: int | None, start: int) -> Iterator[Rows]:
-        if self._exactly_held() is None and self._fits_in_memory():
+        if self.held() is None and self._fits_in_memory():
             self.features(dtype=None)
         epoch, first = divmod(start, per_epoch)
         while epochs is None or epoch < epochs:
@@ -241,13 +258,9 @@ class ActivationStore:
                 yield self.gather(order[batch * size : (batch + 1) * size])
             epoch, first = epoch + 1, 0
 
-    def _exactly_held(self) -> Tensor | None:
-        """The features in memory, if they are there in a type that loses nothing."""
-        return self._held.get(self.dtype, self._held.get(torch.float32))
-
     def _fits_in_memory(self) -> bool:
         """Whether the stored features take at most half of the memory that is available now."""
-        return self.rows * self.d * self.dtype.itemsize <= _available_memory() // 2
+        return self.rows * self.d * self.dtype.itemsize <= available_memory() // 2
 
     def sorted_by_id(self) -> Rows:
         """All rows in rising order of image id, in memory, features float32."""
@@ -271,15 +284,6 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
         raise ValueError(f"seed must not be negative, got {seed}.")
     state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
-
-
-def _available_memory() -> int:
-    """Bytes that can be used without swapping, the page cache included where the system tells."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _positive(name: str, value: int) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,6 +54,20 @@ def check_size(folder: Path, shard: Shard) -> None:
     if size != shard.bytes:
         what = "truncated" if size < shard.bytes else "altered"
         raise StoreError(f"The shard {path} is {what}: {size} bytes instead of {shard.bytes}. {_FIX}")
+
+
+def refuse_unreadable(folder: Path, shard: Shard, error: int | None) -> NoReturn:
+    """Raise StoreError for a shard that could not be read while it was in use: `error` is errno, None for its end."""
+    check_size(folder, shard)
+    why = os.strerror(error) if error is not None else "it ends too early"
+    raise StoreError(f"The shard {folder / shard.file} cannot be read ({why}). {_FIX}")
+
+
+def features_start(path: Path) -> int:
+    """Byte at which the features begin in a shard that `map_shard` has accepted."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return 8 + length + json.loads(file.read(length))["features"]["data_offsets"][0]
 
 
 def check_sum(folder: Path, shard: Shard) -> None:
