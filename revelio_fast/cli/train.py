@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,10 @@ def train_sae(
     batch_size: Annotated[int, typer.Option(min=1)] = 8192,
     lr: Annotated[float, typer.Option(min=0)] = 4e-4,
     seed: Annotated[int, typer.Option()] = 0,
+    data: Annotated[
+        Literal["auto", "memory", "disk"],
+        typer.Option(help="Where rows are taken from; auto: memory, if a third of what is free holds the store."),
+    ] = "auto",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Any other field of KSAEConfig: --set aux_k=512. May be repeated.")
     ] = None,
@@ -34,7 +38,8 @@ def train_sae(
     from revelio_fast.store import ActivationStore
 
     settings: dict[str, Any] = {
-        "k": k, "expansion_factor": expansion_factor, "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed
+        "k": k, "expansion_factor": expansion_factor, "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed,
+        "data": data,
     }  # fmt: skip
     known = [field.name for field in fields(KSAEConfig)]
     for override in overrides or []:
@@ -44,9 +49,9 @@ def train_sae(
                 f"{override!r}: expected name=value, name one of {', '.join(known)}", param_hint="--set"
             )
         settings[name] = yaml.safe_load(text)
-    data = ActivationStore.open(store)
-    held_out = ActivationStore.open(validation).features() if validation is not None else None
-    result = train(data, KSAEConfig(**settings), out_dir=out, progress=not quiet, validation=held_out)
+    rows = ActivationStore.open(store)
+    held_out = ActivationStore.open(validation) if validation is not None else None
+    result = train(rows, KSAEConfig(**settings), out_dir=out, progress=not quiet, validation=held_out)
     for name, value in result.metrics.items():
         typer.echo(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
     typer.echo(f"k-SAE: {out / 'model'}")

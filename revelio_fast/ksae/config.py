@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 ENGINES = ("fused", "autograd")
 SEMANTICS = ("paper", "official")
 PRECISIONS = ("fp32", "fast", "bf16")
+DATA = ("auto", "memory", "disk")
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,13 @@ class KSAEConfig:
         A latent is dead after so many rows without being active; default: twice the data, at least 10 batches and at
         most 10 million.
     holdout : float
-        Share of the rows that is kept out of training to measure the held-out FVU, where no `validation` is given.
+        Share of the rows that is kept out of training to measure the held-out FVU, where no `validation` is given; at
+        most 65,536 rows.
     log_every, eval_every, checkpoint_every : int
         Steps between history rows, held-out evaluations and checkpoints.
+    data : {"auto", "memory", "disk"}
+        Where a store's rows are taken from: "disk" reads each batch while the step before runs; "auto" holds a store
+        that takes at most a third of the free memory. The numbers are the same bits.
     """
 
     k: int = 32
@@ -76,6 +82,7 @@ class KSAEConfig:
     log_every: int = 20
     eval_every: int = 200
     checkpoint_every: int = 1000
+    data: str = "auto"
 
     def __post_init__(self) -> None:
         whole = ("k", "expansion_factor", "steps", "batch_size", "log_every", "eval_every", "checkpoint_every")
@@ -96,9 +103,14 @@ class KSAEConfig:
             raise ValueError(f"aux_coefficient must be a number of at least 0, got {self.aux_coefficient!r}")
         if not (isinstance(self.holdout, int | float) and 0 <= self.holdout < 1):
             raise ValueError(f"holdout must be a share in [0, 1), got {self.holdout!r}")
-        for name, allowed in (("engine", ENGINES), ("semantics", SEMANTICS), ("precision", PRECISIONS)):
+        choices = (("engine", ENGINES), ("semantics", SEMANTICS), ("precision", PRECISIONS), ("data", DATA))
+        for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+
+    def numbers(self) -> dict[str, Any]:
+        """The settings that a run's numbers follow from, by name: all but where its rows are taken from."""
+        return {name: value for name, value in asdict(self).items() if name != "data"}
 
     def latents(self, d: int) -> int:
         """Number of latents for features of width `d`."""

@@ -1,27 +1,38 @@
-"""The rows a k-SAE trains on: from a store or a tensor, checked, split once, shuffled every epoch."""
+"""The rows a k-SAE trains on: checked, split once, shuffled every epoch, gathered while the step before runs."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from typing import Protocol
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from revelio_fast.ksae.features import Features, HeldOut, StoreLike
+from revelio_fast.store.background import Background
 
-class StoreLike(Protocol):
-    """What training uses of an `ActivationStore`."""
-
-    d: int
-    rows: int
-
-    def features(self) -> Tensor: ...
+MOST_HELD_OUT = 65_536  # more would sharpen the held-out FVU no further, and cost minutes each time
 
 
 class TrainingRows:
     """Features ``[N, d]`` with a seeded split into training and held-out rows, and seeded batches.
 
     The batch of a step depends on the seed and the number of the step only, so a resumed run sees the same batches.
+    At 10 million rows the shuffled order takes 40 MB, and 80 MB more while it is drawn.
+
+    Attributes
+    ----------
+    features : Features
+    count : int
+        Rows that are trained on.
+    apart : Tensor
+        Positions of the held-out rows, rising: a share of all, at most 65,536.
+    held_out : HeldOut or None
+    mean : Tensor
+        ``[d]`` of the rows that are trained on.
+    batch_size, batches_per_epoch : int
     """
 
     def __init__(
@@ -32,50 +43,93 @@ class TrainingRows:
         holdout: float,
         *,
         keep_short: bool = False,
+        where: str = "auto",
+        progress: bool = False,
     ) -> None:
-        self.features = _checked("data", data if isinstance(data, Tensor) else data.features())
-        count, self.seed, self.keep_short = self.features.shape[0], seed, keep_short
-        held = min(count - 1, round(count * holdout))
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        self.held_out, self.training = order[:held].sort().values, order[held:].sort().values
-        self.batch_size = min(batch_size, len(self.training))
-        whole, rest = divmod(len(self.training), self.batch_size)
+        self.features = Features("data", data, where)
+        total, self.seed, self.keep_short = self.features.rows, seed, keep_short
+        held = min(total - 1, round(total * holdout), MOST_HELD_OUT)
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed), dtype=_index_type(total))
+        self.apart = order[:held].sort().values.long()
+        del order
+        self.count = total - held
+        self.mean, mean_apart = self.features.means(self.apart, progress=progress)
+        self.held_out = HeldOut(self.features, self.apart, mean_apart) if held else None
+        self.batch_size = min(batch_size, self.count)
+        whole, rest = divmod(self.count, self.batch_size)
         self.batches_per_epoch = whole + (1 if keep_short and rest else 0)
         self.device = self.features.device
-        self._epoch, self._order = -1, self.training
+        self._epoch, self._order = -1, self.apart
 
     def place(self, device: torch.device) -> None:
         """Give batches on `device`; the features move there too where they fit into half of its free memory."""
         self.device, self._epoch = device, -1
-        if device.type != "cuda" or self.features.nbytes <= torch.cuda.mem_get_info(device)[0] // 2:
-            self.features = self.features.to(device)
+        self.features.place(device)
 
-    @property
-    def d(self) -> int:
-        """Width of a feature."""
-        return self.features.shape[1]
+    def rows_of(self, step: int) -> int:
+        """Size of the batch of the step with this number."""
+        return min(self.batch_size, self.count - step % self.batches_per_epoch * self.batch_size)
 
     def batch(self, step: int) -> Tensor:
         """Rows ``[b, d]`` of the step with this number, counted from 0."""
+        return self._gathered(step).to(self.device)
+
+    @contextlib.contextmanager
+    def batches(self, first: int, last: int) -> Iterator[Iterator[Tensor]]:
+        """The batches of the steps `first` to `last` (exclusive), each gathered while the step before runs.
+
+        Features in the memory of the device itself are gathered when they are asked for: nothing would be gained.
+        """
+        if first == last or (self.features.held is not None and self.features.device == self.device):
+            yield map(self.batch, range(first, last))
+            return
+        with Background("batches") as gathering:
+            yield self._ahead(gathering, first, last)
+
+    def _ahead(self, gathering: Background, first: int, last: int) -> Iterator[Tensor]:
+        """On a GPU by way of two pinned buffers, made here: a thread must not allocate while a graph is captured."""
+        cuda = self.device.type == "cuda"
+        shape = (self.batch_size, self.features.d)
+        pinned = [torch.empty(shape, pin_memory=True) for _ in range(2)] if cuda else []
+        copied = [torch.cuda.Event() for _ in pinned]
+
+        def gather(step: int) -> Tensor:
+            rows = self._gathered(step)
+            return pinned[step % 2][: len(rows)].copy_(rows) if cuda else rows
+
+        waiting = gathering.ask(partial(gather, first))
+        for step in range(first, last):
+            rows = waiting.result()
+            if cuda:
+                rows = rows.to(self.device, non_blocking=True)
+                copied[step % 2].record()
+                copied[(step + 1) % 2].synchronize()
+            if step + 1 < last:
+                waiting = gathering.ask(partial(gather, step + 1))
+            yield rows
+
+    def _gathered(self, step: int) -> Tensor:
+        """The rows where the features lie, or on the host for those on disk."""
         epoch, place = divmod(step, self.batches_per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + epoch)
-            order = self.training[torch.randperm(len(self.training), generator=generator)]
-            self._epoch, self._order = epoch, order.to(self.features.device)
-        chosen = self._order[place * self.batch_size : (place + 1) * self.batch_size]
-        return self.features.index_select(0, chosen).to(self.device)
+            order = torch.randperm(self.count, generator=generator, dtype=_index_type(self.count))
+            self._epoch, self._order = epoch, self._positions(order).to(self.features.device)
+        return self.features.take(self._order[place * self.batch_size : (place + 1) * self.batch_size])
+
+    def _positions(self, numbers: Tensor) -> Tensor:
+        """Positions in the data of training rows counted without the held-out ones; overwrites `numbers`."""
+        # The j-th training row stands behind as many held-out rows as have at most j training rows before them.
+        before = (self.apart - torch.arange(len(self.apart))).to(numbers.dtype)
+        return numbers.add_(torch.searchsorted(before, numbers, right=True, out_int32=numbers.dtype == torch.int32))
 
     def fingerprint(self) -> str:
         """SHA-256 of the shape and of up to 256 evenly spaced rows: tells a resumed run that these are its features."""
-        count = self.features.shape[0]
-        sample = self.features[torch.linspace(0, count - 1, min(count, 256), dtype=torch.float64).long()]
-        digest = hashlib.sha256(repr(tuple(self.features.shape)).encode())
+        rows, d = self.features.rows, self.features.d
+        sample = self.features.take(torch.linspace(0, rows - 1, min(rows, 256), dtype=torch.float64).long())
+        digest = hashlib.sha256(repr((rows, d)).encode())
         digest.update(sample.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-    def held_out_features(self) -> Tensor | None:
-        """Rows that no step trains on; None where there are none."""
-        return self.features[self.held_out.to(self.features.device)] if len(self.held_out) else None
 
 
 def training_device(data: StoreLike | Tensor, asked: torch.device | str | None) -> torch.device:
@@ -87,25 +141,6 @@ def training_device(data: StoreLike | Tensor, asked: torch.device | str | None) 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def checked_validation(validation: StoreLike | Tensor | None, d: int) -> Tensor | None:
-    """Held-out features given by the user, of the training data's width."""
-    if validation is None:
-        return None
-    features = _checked("validation", validation if isinstance(validation, Tensor) else validation.features())
-    if features.shape[1] != d:
-        raise ValueError(f"validation has features of width {features.shape[1]}, the training data {d}")
-    return features
-
-
-def _checked(name: str, features: Tensor) -> Tensor:
-    if features.dim() != 2 or features.shape[0] < 2 or features.shape[1] < 1:
-        raise ValueError(f"{name} must hold features [rows >= 2, d >= 1], got shape {list(features.shape)}")
-    if not features.is_floating_point():
-        raise ValueError(f"{name} must be floating point features, got {features.dtype}")
-    features = features.detach().float()
-    for start in range(0, features.shape[0], 65536):
-        bad = ~features[start : start + 65536].isfinite().all(1)
-        if bad.any():
-            row = start + int(bad.nonzero()[0])
-            raise ValueError(f"{name} holds NaN or infinity, first in row {row}: remove such rows before training")
-    return features
+def _index_type(rows: int) -> torch.dtype:
+    """The smaller integer type that counts so many rows: randperm draws the same numbers in both."""
+    return torch.int32 if rows < 2**31 else torch.int64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import warnings
 import zlib
@@ -51,7 +50,7 @@ def save_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data
     """
     about = {
         "step": state.step,
-        "config": dataclasses.asdict(config),
+        "config": config.numbers(),
         "data": data,
         "trained_rows": trained_rows,
         "history": state.history,
@@ -81,21 +80,18 @@ def load_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data
         try:
             with safe_open(path, framework="pt") as file:
                 about = json.loads((file.metadata() or {})["training"])
-                saved = {name: file.get_tensor(name) for name in state.tensors()}
-            for name, sum_then in about.get("crc32", {}).items():
-                if _crc32(saved[name]) != sum_then:
-                    raise ValueError(f"{name} does not have the checksum it was written with")
+                shapes = {name: file.get_slice(name).get_shape() for name in state.tensors()}
+            found = about["config"], about["step"], about["history"]
         except (SafetensorError, OSError, KeyError, ValueError) as error:
-            warnings.warn(f"{path} is damaged ({error}): going on from the checkpoint before it", stacklevel=2)
+            _pass_over(path, error)
             continue
-        _same_run(path, about["config"], config)
+        _same_run(path, found[0], config)
         for name, tensor in state.tensors().items():
-            if saved[name].shape != tensor.shape:
+            if shapes[name] != list(tensor.shape):
                 raise ValueError(
-                    f"{path} belongs to a k-SAE whose {name} has shape {list(saved[name].shape)}, the data needs "
+                    f"{path} belongs to a k-SAE whose {name} has shape {shapes[name]}, the data needs "
                     f"{list(tensor.shape)}: choose another out_dir, or remove {folder}"
                 )
-            tensor.copy_(saved[name])
         if about.get("data", data) != data:
             raise ValueError(
                 f"{path} was written by a run on other features of the same shape: choose another out_dir, "
@@ -106,16 +102,36 @@ def load_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data
                 f"{path} was written by a run that trained on {about['trained_rows']} of the rows, this one would "
                 f"train on {trained_rows}: pass validation= as at first, choose another out_dir, or remove {folder}"
             )
-        if about["step"] > config.steps:
+        if found[1] > config.steps:
             raise ValueError(
-                f"{path} is past the {config.steps} steps this run asks for: ask for at least {about['step']}, choose "
+                f"{path} is past the {config.steps} steps this run asks for: ask for at least {found[1]}, choose "
                 f"another out_dir, or remove {folder}"
             )
-        state.step, state.history = about["step"], about["history"]
+        try:
+            _fill(state, path, about.get("crc32", {}))
+        except (SafetensorError, OSError, ValueError) as error:
+            _pass_over(path, error)  # what was read of it is overwritten by the one before, or the run ends here
+            continue
+        _, state.step, state.history = found
         return True
     if paths:
         raise ValueError(f"every checkpoint in {folder} is damaged: remove the folder to train from the start")
     return False
+
+
+def _fill(state: TrainingState, path: Path, sums: dict[str, int]) -> None:
+    """Read all tensors into their places, each mapped alone: together they would take the memory of the run again."""
+    for name, tensor in state.tensors().items():
+        with safe_open(path, framework="pt") as file:
+            saved = file.get_tensor(name)
+        if name in sums and _crc32(saved) != sums[name]:
+            raise ValueError(f"{name} does not have the checksum it was written with")
+        tensor.copy_(saved)
+        del saved
+
+
+def _pass_over(path: Path, error: Exception) -> None:
+    warnings.warn(f"{path} is damaged ({error}): going on from the checkpoint before it", stacklevel=3)
 
 
 def _crc32(tensor: Tensor) -> int:
@@ -123,7 +139,7 @@ def _crc32(tensor: Tensor) -> int:
 
 
 def _same_run(path: Path, saved: dict[str, Any], config: KSAEConfig) -> None:
-    mine = dataclasses.asdict(config)
+    mine = config.numbers()
     other = [name for name in mine if name not in FREE and saved.get(name) != mine[name]]
     if other:
         name = other[0]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from revelio_fast.ksae.features import HeldOut
 from revelio_fast.ksae.model import KSparseAutoencoder
 from revelio_fast.ksae.state import TrainingState
 from revelio_fast.ops import Code
-
-ROWS_PER_BLOCK = 4096
 
 
 def note_activity(state: TrainingState, code: Code) -> Tensor:
@@ -25,11 +24,11 @@ def note_activity(state: TrainingState, code: Code) -> Tensor:
 
 
 @torch.no_grad()
-def held_out_fvu(sae: KSparseAutoencoder, features: Tensor) -> float:
-    """Squared error over all given rows, divided by their squared distance from their mean."""
+def held_out_fvu(sae: KSparseAutoencoder, held_out: HeldOut) -> float:
+    """Squared error over all held-out rows, divided by their squared distance from their mean."""
     device = sae.W_enc.device
-    mean, error, total = features.mean(0).to(device), 0.0, 0.0
-    for block in features.split(ROWS_PER_BLOCK):
+    mean, error, total = held_out.mean.to(device), 0.0, 0.0
+    for block in held_out.blocks():
         x = block.to(device)
         error += (sae.decode(sae.encode(x)) - x).double().square().sum().item()
         total += (x - mean).double().square().sum().item()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import math
 import os
+import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
 from revelio_fast.ksae.config import KSAEConfig
+from revelio_fast.ksae.features import StoreLike, given_validation
 from revelio_fast.ksae.model import KSparseAutoencoder
-from revelio_fast.ksae.rows import StoreLike, TrainingRows, checked_validation, training_device
+from revelio_fast.ksae.rows import TrainingRows, training_device
 from revelio_fast.ksae.state import TrainingState, load_checkpoint, save_checkpoint
 from revelio_fast.ksae.statistics import held_out_fvu, official_statistics
 from revelio_fast.ksae.stepper import Stepper
@@ -38,11 +39,15 @@ class KSAEResult:
     metrics : dict of str to float
         Final ``fvu`` (mean of the last 10 logged), ``holdout_fvu``, ``l0``, ``dead``, ``steps``, ``rows_seen``, and
         ``seconds`` of this call (not written to disk, so that equal runs leave equal files).
+    timing : dict of str to list of float
+        Seconds of each step of this call: ``wait`` for its rows, ``step`` with that wait, without evaluations and
+        checkpoints. On a GPU: until the work is handed over.
     """
 
     sae: KSparseAutoencoder
     history: dict[str, list[float]]
     metrics: dict[str, float]
+    timing: dict[str, list[float]]
 
 
 def train_ksae(
@@ -59,8 +64,9 @@ def train_ksae(
     Parameters
     ----------
     data : ActivationStore or Tensor
-        Features ``[N, d]``; held once, as float32: in the GPU's memory where they fit beside the model, else on the
-        host.
+        Features ``[N, d]``. A store that takes more than a third of the free memory is read from disk, each batch while
+        the step before runs (``config.data`` decides otherwise); else it is held once, as stored: in the GPU's memory
+        where it fits beside the model, else on the host. The result is the same, bit for bit.
     config : KSAEConfig, optional
         Defaults are the paper's.
     out_dir : path, optional
@@ -82,29 +88,43 @@ def train_ksae(
     ValueError
         For NaN or infinite features, a width that does not fit, k larger than the number of latents, or an `out_dir`
         that belongs to a run with other settings.
+    StoreError
+        If a shard cannot be read, names the file.
     """
     config, started = config or KSAEConfig(), time.perf_counter()
     official = config.semantics == "official"
     holdout = 0.0 if validation is not None else config.holdout
-    rows = TrainingRows(data, config.batch_size, config.seed, holdout, keep_short=official)
-    held_out = checked_validation(validation, rows.d) if validation is not None else rows.held_out_features()
+    rows = TrainingRows(
+        data, config.batch_size, config.seed, holdout, keep_short=official, where=config.data, progress=progress
+    )
+    held_out = rows.held_out
+    if validation is not None:
+        held_out = given_validation(validation, rows.features.d, config.data, progress=progress)
     state = _initial_state(rows, config, training_device(data, device))
     folder, fingerprint = Path(out_dir) if out_dir is not None else None, rows.fingerprint()
     rows.place(state.rows.W_enc.device)
     if folder is not None:
-        load_checkpoint(folder / "checkpoint", state, config, fingerprint, len(rows.training))
-    dead_after = config.dead_after or min(10_000_000, max(10 * rows.batch_size, 2 * len(rows.training)))
+        load_checkpoint(folder / "checkpoint", state, config, fingerprint, rows.count)
+    dead_after = config.dead_after or min(10_000_000, max(10 * rows.batch_size, 2 * rows.count))
     if state.rows.W_enc.device.type == "cuda" and config.engine == "fused":
         state.use_shadow()
     take_step = Stepper(state, config, dead_after)
-    with tqdm(total=config.steps, initial=state.step, desc="k-SAE", disable=not progress, unit="step") as bar:
+    timing: dict[str, list[float]] = {"wait": [], "step": []}
+    with (
+        rows.batches(state.step + official, config.steps + official) as batches,
+        tqdm(total=config.steps, initial=state.step, desc="k-SAE", disable=not progress, unit="step") as bar,
+    ):
         while state.step < config.steps:
-            x = rows.batch(state.step + official)
+            asked = time.perf_counter()
+            x = next(batches)
+            given = time.perf_counter()
             number = state.step + 1
             last = number == config.steps
             logged = last or number == 1 or number % config.log_every == 0
             dense = official_statistics(state.sae, x) if official and logged else {}
             result = take_step(x)
+            timing["wait"].append(given - asked)
+            timing["step"].append(time.perf_counter() - asked)
             saved = last or state.step % config.checkpoint_every == 0
             if logged or saved:
                 _refuse_divergence(state, result.fvu.item(), config, weights_too=saved)
@@ -122,9 +142,13 @@ def train_ksae(
                 if held_out is not None and (last or state.step % config.eval_every == 0):
                     entry["holdout_fvu"] = held_out_fvu(state.sae, held_out)
                 state.history.append(entry)
-                bar.set_postfix(fvu=f"{entry['fvu']:.4f}", l0=f"{entry['l0']:.1f}", dead=entry["dead"], refresh=False)
+                speed = x.shape[0] / statistics.median(timing["step"][-config.log_every :])
+                bar.set_postfix(
+                    {"fvu": f"{entry['fvu']:.4f}", "l0": f"{entry['l0']:.1f}", "dead": entry["dead"],
+                     "rows/s": f"{speed:.0f}"}, refresh=False
+                )  # fmt: skip
             if folder is not None and saved:
-                save_checkpoint(folder / "checkpoint", state, config, fingerprint, len(rows.training))
+                save_checkpoint(folder / "checkpoint", state, config, fingerprint, rows.count)
                 _write_history(folder, state)
             bar.update()
     metrics = _metrics(state, rows)
@@ -132,22 +156,19 @@ def train_ksae(
         _write_history(folder, state)
         _write(folder, state, metrics, config)
     history = {name: [entry[name] for entry in state.history] for name in state.history[0]}
-    return KSAEResult(state.sae, history, metrics | {"seconds": time.perf_counter() - started})
+    return KSAEResult(state.sae, history, metrics | {"seconds": time.perf_counter() - started}, timing)
 
 
 def _initial_state(rows: TrainingRows, config: KSAEConfig, device: torch.device) -> TrainingState:
     """Seeded weights, and b_pre as the mean of the data (authors: of the first batch)."""
+    d = rows.features.d
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        sae = KSparseAutoencoder(rows.d, k=config.k, n_latents=config.latents(rows.d), relu=config.relu)
+        sae = KSparseAutoencoder(d, k=config.k, n_latents=config.latents(d), relu=config.relu)
         if config.semantics == "official":
             sae.initialise_as_authors()
     # The batch that gives the authors' b_dec is taken from their loader: training begins with the next one.
-    mean = (
-        rows.batch(0).mean(0)
-        if config.semantics == "official"
-        else rows.features[rows.training.to(rows.features.device)].mean(0)
-    )
+    mean = rows.batch(0).mean(0) if config.semantics == "official" else rows.mean
     sae.to(device)
     sae.b_pre.data.copy_(mean)
     return TrainingState(sae)
@@ -157,13 +178,18 @@ def _refuse_divergence(state: TrainingState, loss: float, config: KSAEConfig, *,
     """The FVU is that before the update: what is about to be saved is looked at itself."""
     what = None if math.isfinite(loss) else f"the FVU of step {state.step} is {loss}"
     if what is None and weights_too:
-        broken = [name for name, tensor in state.tensors().items() if not tensor.isfinite().all()]
+        broken = [name for name, tensor in state.tensors().items() if not _finite(tensor)]
         what = f"{broken[0]} is not finite after step {state.step}" if broken else None
     if what is not None:
         raise ValueError(
             f"training diverged: {what}. Lower lr (now {config.lr}) or lengthen warmup_steps; "
             "the last checkpoint is untouched"
         )
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Looked at in parts: torch's temporaries for a whole weight matrix would be larger than that matrix."""
+    return all(bool(part.isfinite().all()) for part in tensor.flatten().split(2**22))
 
 
 def _metrics(state: TrainingState, rows: TrainingRows) -> dict[str, float]:
@@ -174,19 +200,14 @@ def _metrics(state: TrainingState, rows: TrainingRows) -> dict[str, float]:
         "l0": state.history[-1]["l0"],
         "dead": state.history[-1]["dead"],
         "steps": state.step,
-        "rows_seen": sum(_rows_of(rows, step + rows.keep_short) for step in range(state.step)),
+        "rows_seen": sum(rows.rows_of(step + rows.keep_short) for step in range(state.step)),
     }
-
-
-def _rows_of(rows: TrainingRows, step: int) -> int:
-    place = step % rows.batches_per_epoch
-    return min(rows.batch_size, len(rows.training) - place * rows.batch_size)
 
 
 def _write(folder: Path, state: TrainingState, metrics: dict[str, float], config: KSAEConfig) -> None:
     state.sae.save_pretrained(folder / "model")
     known = {name: None if value != value else value for name, value in metrics.items()}  # NaN is not JSON
-    atomic_write_json(folder / "metrics.json", {"metrics": known, "config": dataclasses.asdict(config)})
+    atomic_write_json(folder / "metrics.json", {"metrics": known, "config": config.numbers()})
 
 
 def _write_history(folder: Path, state: TrainingState) -> None:

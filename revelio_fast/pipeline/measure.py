@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +110,14 @@ def _train(
         settings = replace(settings, n_latents=n_latents)
 
     def work(folder: Path) -> dict[str, Any]:
-        validation = test.features() if test is not None else None
-        result = train_ksae(train, settings, out_dir=folder, progress=progress, validation=validation)
+        result = train_ksae(train, settings, out_dir=folder, progress=progress, validation=test)
         kept = {name: value for name, value in result.metrics.items() if name != "seconds" and math.isfinite(value)}
         return {"metrics": kept}
 
     stage = stages.run(
         f"k-SAE: {found.title} ({train.rows} x {train.d})",
         f"ksae/{place}",
-        {**inputs, "sae": asdict(settings)},
+        {**inputs, "sae": settings.numbers()},
         work,
     )
     found.sae = stage.folder / "model"

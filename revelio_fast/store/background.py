@@ -1,15 +1,18 @@
-"""A thread that writes while others compute: calls in order, few waiting, the first error handed back."""
+"""A thread that reads or writes while others compute: calls in order, few waiting, errors handed back."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import TracebackType
+from typing import TypeVar
 
 import torch
 
 AHEAD = 2
+Result = TypeVar("Result")
 
 
 class Background:
@@ -48,6 +51,19 @@ class Background:
         if self._error is not None:
             raise self._error
         self._calls.put(call)
+
+    def ask(self, call: Callable[[], Result]) -> Future[Result]:
+        """Run `call` after those submitted before; what it returns or raises is the future's, and ends nothing."""
+        future: Future[Result] = Future()
+
+        def answer() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self.submit(answer)
+        return future
 
     def _work(self) -> None:
         # The first use of torch in a thread sets the thread's own count to the last one set anywhere: use it first.

@@ -60,7 +60,7 @@ class PositionedRows:
         if native_read is not None:
             tensors = (self._bases, self._starts, ordered, places, out)
             return native_read(self._paths, *(tensor.data_ptr() for tensor in tensors), len(ordered), row_bytes)
-        pieces = memoryview(out.view(torch.uint8).numpy()).cast("B")
+        pieces = memoryview(out.view(torch.uint8).numpy().data).cast("B")
         shards = (torch.searchsorted(self._starts, ordered, right=True) - 1).tolist()
         offsets = (self._bases[shards] + (ordered - self._starts[shards]) * row_bytes).tolist()
         open_shard, descriptor = -1, -1

@@ -25,7 +25,7 @@ def dense_loop(config):
     if official:
         start.initialise_as_authors()
     rows = TrainingRows(X, config.batch_size, config.seed, config.holdout, keep_short=official)
-    mean = rows.batch(0).mean(0) if official else X[rows.training].mean(0)
+    mean = rows.batch(0).mean(0) if official else rows.mean
     W_enc = start.W_enc.detach().T.clone().requires_grad_()
     W_dec, b_enc = start.W_dec.detach().clone().requires_grad_(), torch.zeros(N, requires_grad=True)
     b_dec = mean.clone().requires_grad_()

@@ -109,8 +109,10 @@ def test_held_out_rows_are_never_trained_on():
     x = torch.arange(40.0)[:, None].repeat(1, 2)
     rows = TrainingRows(x, batch_size=7, seed=3, holdout=0.25)
     seen = torch.cat([rows.batch(step)[:, 0] for step in range(40)]).unique()
-    assert len(rows.held_out) == 10
-    assert not set(seen.tolist()) & set(rows.held_out_features()[:, 0].tolist())
+    held_out = torch.cat(list(rows.held_out.blocks()))[:, 0]
+    assert len(rows.apart) == len(held_out) == 10
+    assert not set(seen.tolist()) & set(held_out.tolist())
+    assert rows.mean[0] == seen.mean() and rows.held_out.mean[0] == held_out.mean()
     assert len(seen) == 30
 
 
