@@ -20,29 +20,27 @@ static void gradient_of_x(const SparseBackward &p) {
 
 void sparse_backward(const SparseBackward &p) {
     const int64_t chunks = (p.n + LATENTS_PER_CHUNK - 1) / LATENTS_PER_CHUNK;
-    Scratch<double> partial(p.db_pre ? chunks * p.d : 0), total(p.d);
+    Scratch<float> partial(p.db_pre ? chunks * p.d : 0);
 #pragma omp parallel for num_threads(p.threads) schedule(dynamic, 1)
     for (int64_t c = 0; c < chunks; ++c) {
         const int64_t end = (c + 1) * LATENTS_PER_CHUNK < p.n ? (c + 1) * LATENTS_PER_CHUNK : p.n;
-        double *sum = p.db_pre ? partial.data + c * p.d : nullptr;
-        for (int64_t i = 0; sum && i < p.d; ++i) sum[i] = 0;
+        float *sum = p.db_pre ? partial.data + c * p.d : nullptr;
+        if (sum) zero(sum, p.d);
         for (int64_t j = c * LATENTS_PER_CHUNK; j < end; ++j) {
             float *g_dec = p.dW_dec ? p.dW_dec + j * p.d : nullptr, *g_enc = p.dW_enc ? p.dW_enc + j * p.d : nullptr;
             if (g_dec) zero(g_dec, p.d);
             if (g_enc) zero(g_enc, p.d);
-            const float db = latent_gradients(p, j, g_dec, g_enc);
-            if (p.db_enc) p.db_enc[j] = db;
-            if (sum && p.offsets[j] < p.offsets[j + 1]) {
-                const float *w = p.W_enc + j * p.d;
-                for (int64_t i = 0; i < p.d; ++i) sum[i] += static_cast<double>(db) * w[i];
+            EntrySums sums = {};
+            for (int64_t e = p.offsets[j]; e < p.offsets[j + 1]; e += GROUP) {
+                Entries group = entries(p, e, p.offsets[j + 1]);
+                backpropagate(p, j, e, group, sums);
+                add_group(p, group, g_enc, g_dec);
             }
+            if (p.db_enc) p.db_enc[j] = sums.dpre;
+            if (sum && p.offsets[j] < p.offsets[j + 1]) axpy(sum, sums.dpre, p.W_enc + j * p.d, p.d);
         }
     }
-    if (p.db_pre) {
-        sum_chunks(partial.data, chunks, p.d, total.data);
-        finish_db_pre(p, total.data);
-        for (int64_t i = 0; i < p.d; ++i) p.db_pre[i] = static_cast<float>(total.data[i]);
-    }
+    if (p.db_pre) gradient_of_b_pre(p, partial.data, chunks, p.db_pre);
     if (p.dx) gradient_of_x(p);
 }
 

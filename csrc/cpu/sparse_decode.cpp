@@ -10,12 +10,6 @@ namespace REVELIO_ISA {
 constexpr int64_t TILE = LANES == 16 ? 20 : 10;
 constexpr int64_t ROWS_AHEAD = 4;
 
-static inline Vector load(const float *p) {
-    Vector v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
 // out[0 .. COUNT * LANES) = sum over s of values[s] W[latents[s] * d + ...], in the order of s
 template <int64_t COUNT>
 static inline void sum_tile(float *out, const float *values, const int64_t *latents, int64_t k, int64_t known,

@@ -7,6 +7,10 @@
 #include <cstring>
 #include <new>
 
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -33,19 +37,66 @@ static inline void axpy(float *__restrict y, float a, const float *__restrict x,
     for (int64_t i = 0; i < d; ++i) y[i] += a * x[i];
 }
 
-static inline float dot(const float *__restrict a, const float *__restrict b, int64_t d) {
+// The first `lanes` floats of a vector, zeros after them; whole vectors where `lanes` is the constant LANES.
+static inline Vector load(const float *p, int64_t lanes = LANES) {
+    Vector v = {};
+    memcpy(&v, p, sizeof(float) * lanes);
+    return v;
+}
+
+static inline void store(float *p, Vector v, int64_t lanes = LANES) {
+    memcpy(p, &v, sizeof(float) * lanes);
+}
+
+static inline Vector root(Vector v) {
+#if defined(__AVX512F__)
+    return _mm512_sqrt_ps(v);
+#elif defined(__AVX2__)
+    return _mm256_sqrt_ps(v);
+#elif defined(__SSE2__)
+    return _mm_sqrt_ps(v);
+#else
+    for (int l = 0; l < LANES; ++l) v[l] = __builtin_sqrtf(v[l]);
+    return v;
+#endif
+}
+
+static inline float sum_of_lanes(Vector v) {
     float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < d; ++i) sum += a[i] * b[i];
+    for (int l = 0; l < LANES; ++l) sum += v[l];
     return sum;
+}
+
+#define REVELIO_INLINE __attribute__((always_inline))
+
+// step(first, lanes) for the vectors of a row of d floats: whole ones, and the rest. Steps are REVELIO_INLINE lambdas.
+template <typename Step>
+static inline void by_vectors(int64_t d, Step step) {
+    int64_t i = 0;
+    for (; i + LANES <= d; i += LANES) step(i, LANES);
+    if (i < d) step(i, d - i);
+}
+
+static inline float dot(const float *a, const float *b, int64_t d) {
+    Vector sums[4] = {};  // so that one addition need not wait for another
+    int64_t i = 0;
+    for (; i + 4 * LANES <= d; i += 4 * LANES) {
+        for (int s = 0; s < 4; ++s) sums[s] += load(a + i + s * LANES) * load(b + i + s * LANES);
+    }
+    Vector rest = {};
+    by_vectors(d - i, [&](int64_t l, int64_t lanes) REVELIO_INLINE {
+        rest += load(a + i + l, lanes) * load(b + i + l, lanes);
+    });
+    return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]) + rest);
 }
 
 static inline void zero(float *y, int64_t d) {
     memset(y, 0, sizeof(float) * d);
 }
 
-static inline void prefetch_row(const float *row, int64_t d) {
-    for (int64_t i = 0; i < d; i += 16) __builtin_prefetch(row + i);
+// Fetches the cache line of p where a line begins at element i of a row.
+static inline void prefetch_line(const float *p, int64_t i) {
+    if (i % 16 == 0) __builtin_prefetch(p + i);
 }
 
 // Memory of one call, taken outside parallel regions, where std::bad_alloc can still become a MemoryError.
