@@ -73,7 +73,8 @@ inline AdamStep adam_params(const SparseBackward &gradients, const pybind11::dic
             eps,
             project,
             unit_norm,
-            find<float>(rows, "scalars")};
+            find<float>(rows, "scalars"),
+            find<uint8_t>(rows, "settled")};
 }
 
 }  // namespace revelio

@@ -1,5 +1,6 @@
-// adam_unit_norm_step: gradient, projection, Adam and unit norm of a latent while its rows are in cache. A gradient exists
-// one vector at a time; memory traffic is one read and one write of parameters and moments, and the entries' rows.
+// adam_unit_norm_step: gradient, projection, Adam and unit norm of a latent while its rows are in cache. A gradient
+// exists one vector at a time; memory traffic is one read and one write of parameters and moments, and the entries'
+// rows.
 #include <cmath>
 
 #include "cpu/latent_gradients.h"
@@ -9,6 +10,7 @@ namespace REVELIO_ISA {
 
 struct AdamConstants {
     float one_minus_beta1, beta2, one_minus_beta2, root_factor, eps, step_size;
+    bool rest;  // with m = v = g = 0 the update is 0 (not so without eps): w keeps its bits
 };
 
 struct AdamRow {
@@ -16,8 +18,8 @@ struct AdamRow {
 };
 
 // torch.optim.Adam: m = lerp(m, g, 1 - beta1); v = beta2 v + (1 - beta2) g^2; w -= step_size m / (sqrt(v) / c + eps).
-// With 1 / c as a factor one root and one division are left, on which this arithmetic waits. Returns the new w.
-static inline Vector adam(const AdamRow &row, Vector g, int64_t i, int64_t lanes, const AdamConstants &c) {
+// With 1 / c as a factor one root and one division are left, on which this arithmetic waits.
+static inline void adam(const AdamRow &row, Vector g, int64_t i, int64_t lanes, const AdamConstants &c) {
     Vector m = load(row.m + i, lanes), v = load(row.v + i, lanes), w = load(row.w + i, lanes);
     m += c.one_minus_beta1 * (g - m);
     v = v * c.beta2 + c.one_minus_beta2 * g * g;
@@ -25,31 +27,76 @@ static inline Vector adam(const AdamRow &row, Vector g, int64_t i, int64_t lanes
     store(row.m + i, m, lanes);
     store(row.v + i, v, lanes);
     store(row.w + i, w, lanes);
-    return w;
 }
 
 static AdamConstants constants(const AdamStep &p) {
     const double step = static_cast<double>(p.step), correction2 = sqrt(1 - pow(p.beta2, step));
-    AdamConstants c = {static_cast<float>(1 - p.beta1),   static_cast<float>(p.beta2),
-                       static_cast<float>(1 - p.beta2),   static_cast<float>(1 / correction2),
-                       static_cast<float>(p.eps),         static_cast<float>(p.lr / (1 - pow(p.beta1, step)))};
+    AdamConstants c = {static_cast<float>(1 - p.beta1),
+                       static_cast<float>(p.beta2),
+                       static_cast<float>(1 - p.beta2),
+                       1 / static_cast<float>(correction2),
+                       static_cast<float>(p.eps),
+                       static_cast<float>(p.lr / (1 - pow(p.beta1, step))),
+                       false};
     if (p.scalars) {
         c.step_size = p.scalars[0];
         c.root_factor = 1 / p.scalars[1];
     }
+    c.rest = c.step_size * 0.0f / (0.0f * c.root_factor + c.eps) == 0;
     return c;
 }
 
-// Updates latent j and adds what it takes from the gradient of b_pre to `taken`; fetches the rows of the entries of the
-// latent after it. g_enc and g_dec are room for the gradients of a latent with more than GROUP entries.
-static inline void update_latent(const AdamStep &p, const AdamConstants &c, int64_t j, float *taken, float *g_enc,
-                                 float *g_dec) {
+// Scales the row to unit norm; whether that changed no bit of it.
+static bool normalise(float *w, int64_t d) {
+    const float norm = sqrtf(dot(w, w, d)), divisor = norm > 1e-12f ? norm : 1e-12f;
+    if (divisor == 1.0f) return true;
+    int changed = 0;
+#pragma omp simd reduction(| : changed)
+    for (int64_t i = 0; i < d; ++i) {
+        const float before = w[i];
+        w[i] /= divisor;
+        changed |= w[i] != before;
+    }
+    return !changed;
+}
+
+static inline bool all_plus_zero(const float *row, int64_t d) {
+    uint32_t first;
+    memcpy(&first, row, sizeof first);
+    return first == 0 && memcmp(row, row + 1, sizeof(float) * (d - 1)) == 0;
+}
+
+// Why a latent without entries may be skipped, to the bit: if its moments are all +0, they are after the step as well,
+// and w - 0 = w whatever the step's scalars are, so Adam changes nothing, now and until the latent has an entry. Unit
+// norm is a function of the row alone: where it changes no bit once, it never will, and the latent is settled.
+static inline bool moments_are_zero(const AdamStep &p, int64_t j, int64_t d) {
+    return all_plus_zero(p.m_enc + j * d, d) && all_plus_zero(p.v_enc + j * d, d) &&
+           all_plus_zero(p.m_dec + j * d, d) && all_plus_zero(p.v_dec + j * d, d) && all_plus_zero(p.m_b_enc + j, 1) &&
+           all_plus_zero(p.v_b_enc + j, 1);
+}
+
+// The first latent of j .. end that has entries or is not settled; else end.
+static inline int64_t first_to_update(const AdamStep &p, const AdamConstants &c, int64_t j, int64_t end) {
+    const int64_t *offsets = p.gradients.offsets;
+    while (p.settled && c.rest && j < end && p.settled[j] && offsets[j] == offsets[j + 1]) ++j;
+    return j;
+}
+
+// Updates latent j and adds what it takes from the gradient of b_pre to `taken`; fetches the rows of `next`, the first
+// entries of the latent after it. g_enc and g_dec are room for the gradients of a latent with more than GROUP entries.
+static inline void update_latent(const AdamStep &p, const AdamConstants &c, int64_t j, const Entries &next,
+                                 float *taken, float *g_enc, float *g_dec) {
     const SparseBackward &q = p.gradients;
     const int64_t d = q.d, begin = q.offsets[j], end = q.offsets[j + 1];
     const AdamRow enc = {p.W_enc + j * d, p.m_enc + j * d, p.v_enc + j * d};
     const AdamRow dec = {p.W_dec + j * d, p.m_dec + j * d, p.v_dec + j * d};
-    Entries group;
-    group.count = 0;
+    if (begin == end && c.rest && moments_are_zero(p, j, d)) {
+        const bool kept = !p.unit_norm || normalise(dec.w, d);
+        if (p.settled) p.settled[j] = kept;
+        return;
+    }
+    if (p.settled) p.settled[j] = 0;
+    Entries group = entries(q, begin, begin);
     EntrySums sums = {};
     const bool several = end - begin > GROUP;
     if (several) {
@@ -61,27 +108,21 @@ static inline void update_latent(const AdamStep &p, const AdamConstants &c, int6
         group = entries(q, e, end);
         backpropagate(q, j, e, group, sums);
     }
-    const Entries next = entries(q, end, j + 1 < q.n ? q.offsets[j + 2] : end);
     by_vectors(d, [&](int64_t i, int64_t lanes) REVELIO_INLINE {
         for (int64_t e = 0; e < next.count; ++e) prefetch_line(next.grad[e], i);
         if (begin < end) store(taken + i, load(taken + i, lanes) + sums.dpre * load(enc.w + i, lanes), lanes);
         const Vector sum = several ? load(g_enc + i, lanes) : Vector{};
         adam(enc, add_encoder(sum, q, group, i, lanes), i, lanes, c);
     });
-    Vector squares = {};
     const float along = p.project ? sums.along : 0.0f;
     by_vectors(d, [&](int64_t i, int64_t lanes) REVELIO_INLINE {
         for (int64_t e = 0; e < next.count; ++e) prefetch_line(next.x[e], i);
         const Vector sum = several ? load(g_dec + i, lanes) : Vector{};
         const Vector g = add_decoder(sum, group, i, lanes) - along * load(dec.w + i, lanes);
-        const Vector w = adam(dec, g, i, lanes, c);
-        squares += w * w;
+        adam(dec, g, i, lanes, c);
     });
     adam({p.b_enc + j, p.m_b_enc + j, p.v_b_enc + j}, Vector{sums.dpre}, 0, 1, c);
-    if (p.unit_norm) {
-        const float norm = sqrtf(sum_of_lanes(squares)), factor = 1 / (norm > 1e-12f ? norm : 1e-12f);
-        for (int64_t i = 0; i < d; ++i) dec.w[i] *= factor;
-    }
+    if (p.unit_norm) normalise(dec.w, d);
 }
 
 void adam_unit_norm_step(const AdamStep &p) {
@@ -97,7 +138,13 @@ void adam_unit_norm_step(const AdamStep &p) {
             const int64_t end = (chunk + 1) * LATENTS_PER_CHUNK < n ? (chunk + 1) * LATENTS_PER_CHUNK : n;
             float *sum = taken.data + chunk * d;
             zero(sum, d);
-            for (int64_t j = chunk * LATENTS_PER_CHUNK; j < end; ++j) update_latent(p, c, j, sum, g_enc, g_dec);
+            int64_t j = first_to_update(p, c, chunk * LATENTS_PER_CHUNK, end);
+            while (j < end) {
+                const int64_t next = first_to_update(p, c, j + 1, end);
+                const int64_t first = q.offsets[next], last = next < end ? q.offsets[next + 1] : first;
+                update_latent(p, c, j, entries(q, first, last), sum, g_enc, g_dec);
+                j = next;
+            }
         }
     }
     gradient_of_b_pre(q, taken.data, chunks, db_pre.data);

@@ -54,6 +54,7 @@ struct AdamStep {
     double lr, beta1, beta2, eps;
     bool project, unit_norm;
     const float *scalars;  // step size and root of the second bias correction, instead of step and lr; or null
+    uint8_t *settled;      // [n] 1: no step changes a bit of the latent until it has an entry; null: not kept
 };
 
 struct TopActivationsUpdate {

@@ -84,14 +84,17 @@ static inline float dot(const float *a, const float *b, int64_t d) {
         for (int s = 0; s < 4; ++s) sums[s] += load(a + i + s * LANES) * load(b + i + s * LANES);
     }
     Vector rest = {};
-    by_vectors(d - i, [&](int64_t l, int64_t lanes) REVELIO_INLINE {
-        rest += load(a + i + l, lanes) * load(b + i + l, lanes);
-    });
+    by_vectors(d - i, [&](int64_t l, int64_t lanes)
+                          REVELIO_INLINE { rest += load(a + i + l, lanes) * load(b + i + l, lanes); });
     return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]) + rest);
 }
 
 static inline void zero(float *y, int64_t d) {
     memset(y, 0, sizeof(float) * d);
+}
+
+static inline void prefetch_row(const float *row, int64_t d) {
+    for (int64_t i = 0; i < d; i += 16) __builtin_prefetch(row + i);
 }
 
 // Fetches the cache line of p where a line begins at element i of a row.

@@ -77,6 +77,7 @@ def fused_step(
         k_aux=both.values.shape[1] - sae.k,
         shadow=state.shadow,
         scalars=scalars,
+        settled=state.settled,
     )
     return StepResult(code, loss, aux_loss)
 

@@ -62,6 +62,8 @@ class Stepper:
         self._capture = can and capture
         self._graphs: dict[torch.Size, tuple[Any, Tensor, StepReport]] = {}
         self._seen: dict[torch.Size, int] = {}
+        if device.type == "cpu" and config.engine == "fused":
+            state.use_settled()
         if self._capture:
             numbers = range(1, config.steps + 1)
             table = [adam_scalars(number, config.lr_at(number)) for number in numbers]

@@ -58,6 +58,7 @@ def adam_unit_norm_step_(
     k_aux: int = 0,
     shadow: EncoderShadow | None = None,
     scalars: Tensor | None = None,
+    settled: Tensor | None = None,
 ) -> None:
     """Update every parameter and moment in place, as `sparse_backward` followed by `torch.optim.Adam` would.
 
@@ -95,6 +96,11 @@ def adam_unit_norm_step_(
     scalars : Tensor, optional
         ``[2]`` float32 on the device of `rows`, the numbers of `adam_scalars`. They are read when the kernel runs and
         take the place of `step` and `lr`, which a captured CUDA graph would repeat for ever.
+    settled : Tensor, optional
+        ``[n]`` uint8 kept from step to step, zeros at first. A latent that has had no entry yet (all its moments are
+        zero) and whose decoder row unit norm leaves as it is would not change by a single bit: it is marked with 1 and
+        skipped until it has an entry, by backends that skip; others clear the marks of latents with entries. The result
+        is the same bits with and without. Fill it with zeros after changing `rows` otherwise, or `unit_norm`.
 
     Raises
     ------
@@ -120,10 +126,15 @@ def adam_unit_norm_step_(
     if scalars is not None:
         checks.tensor("scalars", scalars, (2,))
         checks.same_device(x=x, scalars=scalars)
+    if settled is not None:
+        checks.tensor("settled", settled, (n,), torch.uint8)
+        checks.same_device(x=x, settled=settled)
+        if not settled.is_contiguous():
+            raise ValueError("settled must be contiguous, because it is updated in place: call .contiguous()")
     _adam_unit_norm_step_(
         *rows, x, code.values, code.indices, grad_x_hat, *inverse,
         step, lr, beta1, beta2, eps, relu, project, unit_norm, grad_aux, k_aux,
-        *checked(shadow, n, d, rows.W_enc.device), scalars,
+        *checked(shadow, n, d, rows.W_enc.device), scalars, settled,
     )  # fmt: skip
 
 
@@ -135,7 +146,7 @@ def adam_scalars(step: int, lr: float, beta1: float = 0.9, beta2: float = 0.999)
 _SHADOW = ("shadow_weights", "shadow_norms", "shadow_residuals")
 
 
-@torch.library.custom_op("revelio_fast::adam_unit_norm_step_", mutates_args=(*AdamRows._fields, *_SHADOW))
+@torch.library.custom_op("revelio_fast::adam_unit_norm_step_", mutates_args=(*AdamRows._fields, *_SHADOW, "settled"))
 def _adam_unit_norm_step_(
     W_enc: Tensor,
     W_dec: Tensor,
@@ -170,13 +181,14 @@ def _adam_unit_norm_step_(
     shadow_norms: Tensor | None = None,
     shadow_residuals: Tensor | None = None,
     scalars: Tensor | None = None,
+    settled: Tensor | None = None,
 ) -> None:
     dispatch.call(
         "adam_unit_norm_step_", x.device.type,
         W_enc, W_dec, b_enc, b_pre, m_enc, v_enc, m_dec, v_dec, m_b_enc, v_b_enc, m_b_pre, v_b_pre,
         x, values, indices, grad_x_hat, offsets, rows, slots,
         step, lr, beta1, beta2, eps, relu, project, unit_norm, grad_aux, k_aux,
-        shadow_weights, shadow_norms, shadow_residuals, scalars,
+        shadow_weights, shadow_norms, shadow_residuals, scalars, settled,
     )  # fmt: skip
 
 

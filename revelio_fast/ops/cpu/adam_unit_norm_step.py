@@ -10,7 +10,7 @@ def adam_unit_norm_step_(
     W_enc, W_dec, b_enc, b_pre, m_enc, v_enc, m_dec, v_dec, m_b_enc, v_b_enc, m_b_pre, v_b_pre,
     x, values, indices, grad_x_hat, offsets, rows, slots,
     step, lr, beta1, beta2, eps, relu, project, unit_norm, grad_aux, k_aux,
-    shadow_weights, shadow_norms, shadow_residuals, scalars,
+    shadow_weights, shadow_norms, shadow_residuals, scalars, settled,
 ) -> None:  # fmt: skip
     x, values, indices, grad = dense(x, values, indices, grad_x_hat)
     offsets, rows, slots = dense(offsets, rows, slots)
@@ -23,7 +23,7 @@ def adam_unit_norm_step_(
     state = addresses(
         W_enc=W_enc, W_dec=W_dec, b_enc=b_enc, b_pre=b_pre, m_enc=m_enc, v_enc=v_enc, m_dec=m_dec, v_dec=v_dec,
         m_b_enc=m_b_enc, v_b_enc=v_b_enc, m_b_pre=m_b_pre, v_b_pre=v_b_pre,
-        scalars=None if scalars is None else scalars.contiguous(),
+        scalars=None if scalars is None else scalars.contiguous(), settled=settled,
     )  # fmt: skip
     load().adam_unit_norm_step(
         batch, state, B, k, k_aux, d, n, relu, threads(), step, lr, beta1, beta2, eps, project, unit_norm

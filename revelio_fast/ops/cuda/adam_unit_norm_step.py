@@ -11,7 +11,7 @@ def adam_unit_norm_step_(
     W_enc, W_dec, b_enc, b_pre, m_enc, v_enc, m_dec, v_dec, m_b_enc, v_b_enc, m_b_pre, v_b_pre,
     x, values, indices, grad_x_hat, offsets, rows, slots,
     step, lr, beta1, beta2, eps, relu, project, unit_norm, grad_aux, k_aux,
-    shadow_weights, shadow_norms, shadow_residuals, scalars,
+    shadow_weights, shadow_norms, shadow_residuals, scalars, settled,
 ) -> None:  # fmt: skip
     checks.indices_in_range(indices, W_dec.shape[0])
     x, values, indices, grad = dense(x, values, indices, grad_x_hat)
@@ -27,6 +27,8 @@ def adam_unit_norm_step_(
         W_enc=W_enc, W_dec=W_dec, b_enc=b_enc, b_pre=b_pre, m_enc=m_enc, v_enc=v_enc, m_dec=m_dec, v_dec=v_dec,
         m_b_enc=m_b_enc, v_b_enc=v_b_enc, m_b_pre=m_b_pre, v_b_pre=v_b_pre, scalars=scalars,
     )  # fmt: skip
+    if settled is not None:
+        settled.index_fill_(0, indices.flatten(), 0)  # nothing is skipped here
     shadow = addresses(weights=shadow_weights, norms=shadow_norms, residuals=shadow_residuals)
     module = native.load()
     space = native.workspace(x, module.sparse_backward_workspace(B * k, n, d))

@@ -11,7 +11,7 @@ def adam_unit_norm_step_(
     W_enc, W_dec, b_enc, b_pre, m_enc, v_enc, m_dec, v_dec, m_b_enc, v_b_enc, m_b_pre, v_b_pre,
     x, values, indices, grad_x_hat, offsets, rows, slots,
     step, lr, beta1, beta2, eps, relu, project, unit_norm, grad_aux, k_aux,
-    shadow_weights, shadow_norms, shadow_residuals, scalars,
+    shadow_weights, shadow_norms, shadow_residuals, scalars, settled,
 ) -> None:  # fmt: skip
     dW_dec, dW_enc, db_enc, db_pre, _, _ = sparse_backward(
         x, values, indices, grad_x_hat, W_enc, W_dec, b_pre, offsets, rows, slots, relu, False, grad_aux, k_aux
@@ -28,6 +28,8 @@ def adam_unit_norm_step_(
         _adam_(parameter, gradient, mean, square, step_size, correction, beta1, beta2, eps)
     if unit_norm:
         W_dec /= W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    if settled is not None:
+        settled.index_fill_(0, indices.flatten(), 0)
     if shadow_weights is not None:
         shadow.refresh_(W_enc, shadow_weights, shadow_norms, shadow_residuals)
 
