@@ -264,7 +264,7 @@ def test_the_python_side_only_allocates(monkeypatch):
         cuda["sparse_backward"].encode_backward(p.x, code.values, code.indices, p.W_enc, p.b_pre, True)
         cuda["adam_unit_norm_step"].adam_unit_norm_step_(
             *rows, p.x, *code, grad, *inverse,
-            1, 1e-3, 0.9, 0.999, 1e-8, False, True, True, None, 0, *shadow, scalars,
+            1, 1e-3, 0.9, 0.999, 1e-8, False, True, True, None, 0, *shadow, scalars, None,
         )  # fmt: skip
         cuda["top_activations_update"].top_activations_update_(*state, *code, images, *inverse)
     assert recorder.names <= {"aten::new_empty", "aten::empty_like", "aten::empty", "aten::detach"} and recorder.names
