@@ -5,6 +5,7 @@ python -m bench aot|model|gpu [--help]: the GPU kernels compiled ahead of time, 
 checked and measured on a GPU.
 python -m bench peers [--help]: other libraries' training step and encoder beside ours.
 python -m bench extract FOLDER [--help]: extraction beside the authors' loop.
+python -m bench train [--help]: the paper's training run from a store on disk.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ ELSEWHERE = {
     "gpu": "bench.gpu",
     "extract": "bench.extract",
     "peers": "bench.peers.run",
+    "train": "bench.train",
 }
 SMALL, PAPER = Shape(1024, 640, 8192, 32), Shape(4096, 1280, 81_920, 32)
 

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from bench import gpu_compile, gpu_model
+from bench import gpu_compile, gpu_model, train
 from bench.peers.run import table as table_of_peers
 from bench.table import limits_lines, table
 
@@ -35,7 +35,10 @@ def _filled(mark: re.Match) -> str:
         f"medians of {about['repeats']}; {about['busy_before']:.0%} of the machine busy before "
         f"([JSON](/{source.relative_to(ROOT)}))"
     )
-    shown = (table_of_peers if "differs" in results["rows"][0] else table)(results["rows"])
+    if mark[1] == "train":
+        shown = train.table(results)
+    else:
+        shown = (table_of_peers if "differs" in results["rows"][0] else table)(results["rows"])
     if limits := limits_lines(about):
         shown += f"\n\n{limits}"
     return f"<!-- bench:{mark[1]} -->\n{where}\n\n{shown}\n<!-- /bench -->"
