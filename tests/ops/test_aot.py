@@ -86,6 +86,18 @@ def test_every_cuda_kernel_is_built_for_every_architecture(report):
         assert built >= defined, f"sm_{capability} lacks {defined - built}"
 
 
+def test_cuda_kernels_leave_room_in_a_block(report):
+    """48 KiB is what a block gets unasked; of the sweep's, 40 may hold rows (latent_gradients.cuh)."""
+    for row in of(report, "cuda"):
+        most = (8 if "sweep" in row["function"] else 48) * 1024
+        assert row["shared_bytes"] <= most, f"{row['function']} on sm_{row['capability']}"
+
+
+def test_the_architectures_are_those_of_the_build():
+    listed = re.search(r"CMAKE_CUDA_ARCHITECTURES (\d.*)\)", (ROOT / "CMakeLists.txt").read_text())
+    assert [int(name.removesuffix("-real")) for name in listed[1].split()] == list(CAPABILITIES)
+
+
 def test_rows_are_read_by_loads_of_16_bytes(report):
     """A decoder row of a width that is a multiple of 16 is gathered by 16-byte loads: 8 for the rows, one for b_pre."""
     for row in of(report, "triton"):

@@ -98,7 +98,7 @@ def test_the_cuda_kernels_are_clean_under_asan_and_ubsan():
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "OMP_NUM_THREADS": "1",
     }
-    chosen = "cuda and not contract and not compile and not sanitizers and not mutation and not resources and not aot"
+    chosen = "cuda and not contract and not compile and not sanitizers and not mutation and not aot"
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-k", chosen, "tests/ops"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=590)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
