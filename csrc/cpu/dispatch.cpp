@@ -2,6 +2,7 @@
 #include "cpu/dispatch.h"
 
 #include <cstdlib>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -100,6 +101,10 @@ const Choice &choice() {
 
 const Kernels &kernels() {
     return choice().kernels;
+}
+
+void out_of_memory() {
+    throw std::bad_alloc();
 }
 
 const std::string &passed_over() {

@@ -98,6 +98,9 @@ const char *wrong_sums();  // which sums of known products come out wrong; null 
 }  // namespace amx
 #endif
 
+// Throws std::bad_alloc, whose constructor is an inline function: compiled here, AVX-512 code could serve everyone.
+[[noreturn]] void out_of_memory();
+
 void invert_code(const int64_t *indices, int64_t entries, int64_t k, int64_t n, int64_t *offsets, int64_t *rows,
                  int64_t *slots);
 

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 
 #ifdef __SSE2__
 #include <immintrin.h>
@@ -114,7 +113,7 @@ struct Scratch {
         const size_t bytes = (count ? count : 1) * sizeof(T), alignment = bytes < HUGE_PAGE ? 64 : HUGE_PAGE;
         const size_t size = (bytes + alignment - 1) / alignment * alignment;
         data = static_cast<T *>(aligned_alloc(alignment, size));
-        if (!data) throw std::bad_alloc();
+        if (!data) out_of_memory();
 #ifdef __linux__
         if (alignment == HUGE_PAGE) madvise(data, size, MADV_HUGEPAGE);
 #endif
