@@ -13,7 +13,7 @@ REPORT = "import torch; from revelio_fast import _C; print(_C.isa())"
 SCREENS, ENCODE, SHAPES = "tests/ops/test_topk_screen.py", "tests/ops/test_topk_encode.py", "tests/amx/test_shapes.py"
 # The hardest of each kind; the others follow in the slow test.
 SOME = (
-    "cannot_hold or any_shape or rounding_errors or cancel or outlier or given_up or heavy or near_ties"
+    "(screen and (cannot_hold or any_shape or rounding_errors or cancel or outlier or given_up or heavy or near_ties))"
     " or (cpu and (ties_go or infinities or exact_on_integers or bfloat16))"
 )
 
