@@ -41,7 +41,8 @@ class KSAEConfig:
         learning rate 2 / warmup_steps), `b_pre` is the mean of one batch, their initialisation, short last batches,
         and statistics of dense pre-activations in the columns ``official_l0`` and ``official_dead``.
     seed : int
-        Of the initialisation, the held-out rows and the shuffling.
+        Of the initialisation, the held-out rows and the shuffling. Draw synthetic data from another one: the first
+        random numbers of a seed are the initial decoder rows.
     relu : bool
         Clamp selected pre-activations at zero. Neither the paper's Eq. 3 nor the authors' code does.
     precision : {"fast", "fp32", "bf16"}

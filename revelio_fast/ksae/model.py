@@ -220,4 +220,11 @@ def _from_hub(repository: str, revision: str | None) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ImportError("reading from the Hub needs huggingface_hub: pip install 'revelio-fast[models]'") from error
-    return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
+    except (OSError, ValueError) as error:  # Hub errors, and its refusals of names
+        first = str(error).strip().split("\n")[0]
+        raise FileNotFoundError(
+            f"{repository!r} is no local folder, and cannot be fetched from the Hugging Face Hub "
+            f"({type(error).__name__}: {first})"
+        ) from error

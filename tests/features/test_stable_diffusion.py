@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -253,9 +256,35 @@ def test_a_hub_model_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> 
     def fail(*_: object, **__: object) -> None:
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(ModelError, match=r"'owner/name' is no local folder, .*no network"):
         FeatureExtractor.from_pretrained("owner/name", ["bottleneck"], [25])
+
+
+def test_a_model_that_lacks_its_index_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(ModelError, match=r"'owner/name' has no model_index\.json on the Hugging Face Hub"):
+        FeatureExtractor.from_pretrained("owner/name", ["bottleneck"], [25])
+
+
+UNREACHABLE = """
+from revelio_fast import FeatureExtractor
+try:
+    FeatureExtractor.from_pretrained("owner/name", ["bottleneck"], [25])
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_hub_out_of_reach_is_asked_once(tmp_path: Path) -> None:
+    """Its library's other way makes six attempts, with 23 s between them, and says so each time."""
+    # nothing listens on port 9 (discard) of this machine, and there is no model in the cache
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    run = subprocess.run([sys.executable, "-c", UNREACHABLE], env=os.environ | nowhere, capture_output=True, text=True)
+    assert "'owner/name' is no local folder, and its model_index.json cannot be fetched" in run.stdout, run.stderr
+    assert "Retry" not in run.stderr
 
 
 def test_a_new_family_is_one_file_and_one_line(

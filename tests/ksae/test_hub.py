@@ -55,3 +55,12 @@ def test_without_huggingface_hub_the_extra_is_named(monkeypatch):
         KSparseAutoencoder(8, n_latents=24, k=3).push_to_hub("me/sae")
     with pytest.raises(ImportError, match=r"pip install 'revelio-fast\[models\]'"):
         load_sae("me/sae")
+
+
+def test_a_model_that_cannot_be_fetched(monkeypatch):
+    def fail(*_, **__):
+        raise ConnectionError("no network\nat all")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(FileNotFoundError, match=r"'me/sae' is no local folder, .*\(ConnectionError: no network\)$"):
+        load_sae("me/sae")
