@@ -21,5 +21,6 @@ def datasets() -> None:
         typer.echo(f"    sentences {' | '.join(each.templates) or 'none'}")
     typer.echo(
         f"\nGive a name wherever a source is asked for. A copy in ${ROOT_VARIABLE}/NAME is taken before the Hub's.\n"
-        "Sizes are the published ones. The Hub's ids are those of public code; they have not been loaded from here."
+        "Sizes, classes and licences are given as published, unchecked: read the licence at its source. The Hub's ids "
+        "are those of public code; they have not been loaded from here."
     )

@@ -143,6 +143,7 @@ def test_layers(tiny_sd: Path) -> None:
 
 def test_datasets() -> None:
     shown = works("datasets")
+    assert "licences are given as published, unchecked" in shown
     assert "flowers102: Oxford Flowers-102" in shown and "timm/oxford-iiit-pet (columns image, label)" in shown
     assert "train 1,020, validation 1,020, test 6,149; 102 classes" in shown and "$REVELIO_DATA/NAME" in shown
 
