@@ -8,7 +8,7 @@ namespace REVELIO_ISA {
 
 // Vectors of a tile: most of the registers, and a divisor of the usual widths (20 x 16 = 320).
 constexpr int64_t TILE = LANES == 16 ? 20 : 10;
-constexpr int64_t ROWS_AHEAD = 4;
+constexpr int64_t ROWS_AHEAD = 32;
 
 // out[0 .. COUNT * LANES) = sum over s of values[s] W[latents[s] * d + ...], in the order of s
 template <int64_t COUNT>
@@ -20,7 +20,7 @@ static inline void sum_tile(float *out, const float *values, const int64_t *late
         const float *ahead = W + latents[s + ROWS_AHEAD < known ? s + ROWS_AHEAD : s] * d;
 #pragma GCC unroll 20
         for (int64_t c = 0; c < COUNT; ++c) {
-            if (c * LANES % 16 == 0) __builtin_prefetch(ahead + c * LANES);
+            if (c * LANES % 16 == 0) prefetch_for_later(ahead + c * LANES);
             sum[c] += values[s] * load(row + c * LANES);
         }
     }

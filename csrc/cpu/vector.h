@@ -96,9 +96,14 @@ static inline void prefetch_row(const float *row, int64_t d) {
     for (int64_t i = 0; i < d; i += 16) __builtin_prefetch(row + i);
 }
 
-// Fetches the cache line of p where a line begins at element i of a row.
+// Fetches into L2 what is used a row or more later: L1 keeps few misses in flight, and has no room for it.
+static inline void prefetch_for_later(const float *p) {
+    __builtin_prefetch(p, 0, 2);
+}
+
+// The cache line of p, where a line begins at element i of a row.
 static inline void prefetch_line(const float *p, int64_t i) {
-    if (i % 16 == 0) __builtin_prefetch(p + i);
+    if (i % 16 == 0) prefetch_for_later(p + i);
 }
 
 // Memory of one call, taken outside parallel regions, where std::bad_alloc can still become a MemoryError.
