@@ -1,4 +1,4 @@
-"""python -m bench encode|decode|residual|top|step|all [--paper] [--B 64 --d 640 --n 8192 --k 32] [--json FILE]
+"""python -m bench encode|decode|residual|top|sweep|step|all [--paper] [--B 64 --d 640 --n 8192 --k 32] [--json FILE]
     [--only NAME ...] [--without NAME ...]
 
 python -m bench aot|model|gpu [--help]: the GPU kernels compiled ahead of time, their modelled time, and all of them
@@ -23,6 +23,7 @@ from bench.ops import (
     bench_adam_unit_norm_step,
     bench_sparse_decode,
     bench_sparse_residual,
+    bench_sweep,
     bench_top_activations_update,
     bench_topk_encode,
 )
@@ -34,6 +35,7 @@ BENCHES = {
     "decode": bench_sparse_decode,
     "residual": bench_sparse_residual,
     "top": bench_top_activations_update,
+    "sweep": bench_sweep,
     "step": bench_adam_unit_norm_step,
 }
 ELSEWHERE = {

@@ -62,6 +62,17 @@ def test_a_step_lowers_the_same_loss_in_every_way(monkeypatch, tmp_path):
     assert all(row["share_of_limit"] is not None for row in found["rows"])
 
 
+def test_a_sweep_gives_the_rows_of_dense_gradients_and_the_same_bits_with_marks(monkeypatch, tmp_path):
+    found = run(monkeypatch, tmp_path, "sweep")
+    check_rows(found, "sweep")
+    assert [row["what"] for row in found["rows"]] == ["sweep"] * 3 + ["sweep, 50% asleep"] * 2 + [
+        "sweep, 90% asleep"
+    ] * 2
+    # Adam turns a gradient that rounds to another sign by 2 lr; the largest entries of 64-wide unit rows are about 0.5.
+    assert all(row["max_rel_err"] <= 4 * bench.ops.bench_sweep.LR / 0.5 for row in found["rows"][:3])
+    assert all(row["max_rel_err"] == 0 for row in found["rows"][3:])
+
+
 def test_top_says_which_share_of_an_encode_it_takes(monkeypatch, tmp_path, capsys):
     found = run(monkeypatch, tmp_path, "top")
     check_rows(found, "top")
