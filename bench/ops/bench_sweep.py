@@ -1,4 +1,4 @@
-"""Backward pass and optimiser alone, from a given code and gradient at x_hat: one sweep against dense gradients, Adam."""
+"""Backward pass and optimiser alone, for a given code and gradient: one sweep against dense gradients and Adam."""
 
 from functools import partial
 from typing import Any
