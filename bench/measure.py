@@ -157,7 +157,7 @@ def warn_of_memory(what: str, B: int, d: int, n: int, ways: int) -> None:
 
     A rough upper guess: weights, gradients and moments of all, and four ``[B, n]`` matrices of the one that runs.
     """
-    matrices = {"step": 8, "encode": 2}.get(what, 1)  # [n, d] each
+    matrices = {"step": 8, "sweep": 8, "encode": 2}.get(what, 1)  # [n, d] each
     needed, free = (ways * matrices * n * d + 4 * B * n) * 4 / 2**30, free_gb()
     if needed > free:
         print(f"warning: up to {needed:.0f} GB needed, {free:.0f} GB free: name fewer with --only", file=sys.stderr)

@@ -7,7 +7,7 @@ import torch
 
 from bench.limits import Work, fastest_unit, unit_of_ours
 from bench.measure import Lazy, compiled
-from bench.ops import bench_sparse_residual
+from bench.ops import bench_sparse_residual, bench_sweep
 from bench.ops.bench_topk_encode import encode_work
 from bench.problems import Inputs, Shape, inputs
 from revelio_fast import ops
@@ -81,17 +81,12 @@ def variants(p: Inputs, shape: Shape) -> dict:
     return {name: Lazy(partial(build, p, shape)) for name, build in BUILDERS.items()}
 
 
-def least_bytes(shape: Shape) -> Work:
-    """Of the optimiser sweep: parameters and both moments read and written, x and the residual's gradient read."""
-    return {"read": 8.0 * shape.B * shape.d, "update": 2 * 6 * 4.0 * shape.n * shape.d}
-
-
 def step_work(unit: str, shape: Shape) -> Work:
     """Encode at that unit, residual and sweep, one after another: the least of a step.
 
     More than that (dense gradients, dense codes) is an implementation's own choice.
     """
-    parts = least_bytes(shape), bench_sparse_residual.least_bytes(shape)
+    parts = bench_sweep.least_bytes(shape), bench_sparse_residual.least_bytes(shape)
     return {stream: sum(part[stream] for part in parts) for stream in parts[0]} | encode_work(unit, shape)
 
 

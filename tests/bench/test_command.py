@@ -8,7 +8,9 @@ import torch
 
 import bench.__main__
 import bench.measure
+from bench.limits import STREAMS
 from bench.measure import Lazy, Missing, compare, compiled
+from bench.problems import Shape
 from bench.table import limits_lines, table
 from revelio_fast import _C
 
@@ -79,6 +81,20 @@ def test_top_says_which_share_of_an_encode_it_takes(monkeypatch, tmp_path, capsy
     encode, update = (row for row in found["rows"] if row["what"] == "top while encoding")
     assert update["share_of_encode"] == update["median_s"] / encode["median_s"]
     assert f"{update['share_of_encode']:.1%} of the encode's time" in capsys.readouterr().out
+
+
+def test_a_step_is_counted_as_encode_residual_and_sweep():
+    B, d, n, k = shape = Shape(4096, 1280, 81_920, 32)
+    benches = bench.__main__.BENCHES
+    work = benches["step"].works(shape)["torch dense step"]
+    memory = {stream: amount for stream, amount in work.items() if stream in STREAMS}
+    parts = [benches[what].least_bytes(shape) for what in ("residual", "sweep")]
+    assert memory == {stream: parts[0][stream] + parts[1][stream] for stream in STREAMS}
+    # Six [n, d] float32 arrays in and out, and the residual out; k decoder rows for each of B.
+    assert memory["update"] == 48 * n * d + 4 * B * d
+    assert memory["read"] > 4 * B * k * d
+    (unit,) = set(work) - set(STREAMS)
+    assert unit.startswith("float32-") and work[unit] == 2 * B * n * d
 
 
 def test_bytes_that_caches_hold_get_no_share(monkeypatch, tmp_path):
