@@ -5,7 +5,11 @@ python -m bench aot|model|gpu [--help]: the GPU kernels compiled ahead of time, 
 checked and measured on a GPU.
 python -m bench peers [--help]: other libraries' training step and encoder beside ours.
 python -m bench extract FOLDER [--help]: extraction beside the authors' loop.
+<<<<<<< HEAD
 python -m bench train [--help]: the paper's training run from a store on disk.
+=======
+python -m bench encode-shapes [--help]: topk_encode from one row to a batch, beside torch.
+>>>>>>> 3a912d8 (bench encode-shapes: topk_encode from one row to a batch, beside torch)
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ ELSEWHERE = {
     "aot": "bench.gpu_compile",
     "model": "bench.gpu_model",
     "gpu": "bench.gpu",
+    "encode-shapes": "bench.encode_shapes",
     "extract": "bench.extract",
     "peers": "bench.peers.run",
     "train": "bench.train",

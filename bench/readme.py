@@ -6,13 +6,18 @@ import json
 import re
 from pathlib import Path
 
-from bench import gpu_compile, gpu_model, train
+from bench import encode_shapes, gpu_compile, gpu_model, train
 from bench.peers.run import table as table_of_peers
 from bench.table import limits_lines, table
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("README.md", "docs/performance.md", "docs/gpu-model.md")
-OF_THE_GPU = {"gpu_model": gpu_model.tables, "gpu_aot": gpu_compile.summary}
+WITH_OWN_TABLE = {
+    "gpu_model": gpu_model.tables,
+    "gpu_aot": gpu_compile.summary,
+    "encode_shapes": encode_shapes.table,
+    "encode_shapes_avx2": encode_shapes.table,
+}
 
 
 def main() -> None:
@@ -26,9 +31,9 @@ def _filled(mark: re.Match) -> str:
     if not source.exists():
         return mark[0]
     results = json.loads(source.read_text())
-    if mark[1] in OF_THE_GPU:
+    if mark[1] in WITH_OWN_TABLE:
         where = f"([JSON](/{source.relative_to(ROOT)}))"
-        return f"<!-- bench:{mark[1]} -->\n{OF_THE_GPU[mark[1]](results)}\n\n{where}\n<!-- /bench -->"
+        return f"<!-- bench:{mark[1]} -->\n{WITH_OWN_TABLE[mark[1]](results)}\n\n{where}\n<!-- /bench -->"
     about, shape = results["stamp"], results["rows"][0]["shape"]
     where = (
         f"{shape}; {about['cpu']}, {about['threads']} threads, {about['isa']}, torch {about['torch']}, "
