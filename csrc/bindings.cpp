@@ -44,7 +44,7 @@ void check_inverse(const int64_t *indices, int64_t B, int64_t k, int64_t n, cons
     }
 }
 
-// screen: "int8", "bf16" or "". Returns how many scores it left to float32, and how many rows it gave up on; 0 and 0
+// screen: "few", "int8", "bf16" or "". Returns how many scores it left to float32, and how many rows it gave up on; 0 and 0
 // without a screen, which is also what a processor without such dot products gives.
 py::tuple topk_encode(Address x, Address W_enc, Address b_enc, Address b_pre, Address values, Address indices,
                       int64_t B, int64_t d, int64_t n, int64_t k, bool relu, bool bf16, const std::string &screen,
@@ -66,7 +66,9 @@ py::tuple topk_encode(Address x, Address W_enc, Address b_enc, Address b_pre, Ad
     ScreenCounts counts = {0, 0};
     {
         py::gil_scoped_release unlocked;
-        if (screen == "int8" && chosen.topk_screen_int8) {
+        if (screen == "few") {
+            counts = bf16 && chosen.topk_few_bf16 ? chosen.topk_few_bf16(p) : chosen.topk_few(p);
+        } else if (screen == "int8" && chosen.topk_screen_int8) {
             counts = chosen.topk_screen_int8(p, chosen.topk_screen_bf16);
         } else if (screen == "bf16" && chosen.topk_screen_bf16) {
             counts = chosen.topk_screen_bf16(p);
@@ -161,6 +163,7 @@ PYBIND11_MODULE(_C, module) {
     module.def("passed_over", [] { return passed_over(); });
     module.def("screens", [] {
         py::list names;
+        names.append("few");
         if (kernels().topk_screen_int8) names.append("int8");
         if (kernels().topk_screen_bf16) names.append("bf16");
         return names;

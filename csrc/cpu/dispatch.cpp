@@ -13,8 +13,8 @@ namespace {
 
 #define REVELIO_TABLE(isa)                                                                          \
     Kernels {                                                                                       \
-        #isa, isa::topk_encode, isa::sparse_decode, isa::sparse_backward, isa::adam_unit_norm_step, \
-            isa::top_activations_update, nullptr, nullptr, nullptr                                  \
+        #isa, isa::topk_encode, isa::topk_few, isa::sparse_decode, isa::sparse_backward,            \
+            isa::adam_unit_norm_step, isa::top_activations_update, nullptr, nullptr, nullptr, nullptr \
     }
 
 // Why this machine cannot run it; empty when it can. asked: by name.
@@ -48,6 +48,7 @@ Kernels avx512bf16_kernels() {
     kernels.isa = "avx512bf16";
 #ifdef REVELIO_AVX512BF16
     kernels.topk_encode_bf16 = avx512::topk_encode_bf16;
+    kernels.topk_few_bf16 = avx512::topk_few_bf16;
     kernels.topk_screen_bf16 = avx512::topk_screen_bf16;
 #endif
     return kernels;

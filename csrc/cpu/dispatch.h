@@ -10,12 +10,14 @@ namespace revelio {
 struct Kernels {
     const char *isa;
     void (*topk_encode)(const TopkEncode &);
+    Screener topk_few;
     void (*sparse_decode)(const SparseDecode &);
     void (*sparse_backward)(const SparseBackward &);
     void (*adam_unit_norm_step)(const AdamStep &);
     void (*top_activations_update)(const TopActivationsUpdate &);
     // null where the processor or the compiler has no such dot products
     void (*topk_encode_bf16)(const TopkEncode &);
+    Screener topk_few_bf16;
     ScreenCounts (*topk_screen_int8)(const TopkEncode &, Screener next);
     Screener topk_screen_bf16;
 };

@@ -73,6 +73,7 @@ typedef ScreenCounts (*Screener)(const TopkEncode &);
 #define REVELIO_KERNELS(isa)                                   \
     namespace isa {                                            \
     void topk_encode(const TopkEncode &);                      \
+    ScreenCounts topk_few(const TopkEncode &);                 \
     void sparse_decode(const SparseDecode &);                  \
     void sparse_backward(const SparseBackward &);              \
     void adam_unit_norm_step(const AdamStep &);                \
@@ -88,6 +89,7 @@ namespace avx512 {
 ScreenCounts topk_screen_int8(const TopkEncode &, Screener next);
 ScreenCounts topk_screen_bf16(const TopkEncode &);  // these two, AVX512-BF16
 void topk_encode_bf16(const TopkEncode &);
+ScreenCounts topk_few_bf16(const TopkEncode &);
 }  // namespace avx512
 namespace amx {
 using avx512::topk_encode;

@@ -1,5 +1,6 @@
 // topk_encode: the k best float32 scores of each row; "bf16" without bfloat16 instructions is float32 on rounded
 // inputs.
+#include "cpu/topk_few.h"
 #include "cpu/topk_scan.h"
 
 namespace revelio {
@@ -36,6 +37,11 @@ void topk_encode(const TopkEncode &p) {
         scan<RoundedFloat32>(p);
     else
         scan<Float32>(p);
+}
+
+ScreenCounts topk_few(const TopkEncode &p) {
+    if (p.bf16) return few<RoundedFloat32, RoundedFloat32Dots>(p, topk_encode);
+    return few<Float32, Float32Dots>(p, topk_encode);
 }
 
 }  // namespace REVELIO_ISA

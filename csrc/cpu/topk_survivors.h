@@ -109,8 +109,9 @@ static void rescore(const TopkEncode &p, int64_t b, const ScreenedRow &row, floa
 }
 
 // Rows that the screen could not narrow down go through the next one, if there is one and they are enough for it to
-// pay, else through topk_encode.
-static ScreenCounts encode_given_up(const TopkEncode &p, const ScreenedRow *rows, Screener next) {
+// pay, else through `wholly`.
+static ScreenCounts encode_given_up(const TopkEncode &p, const ScreenedRow *rows, Screener next,
+                                    void (*wholly)(const TopkEncode &) = topk_encode) {
     int64_t count = 0;
     for (int64_t b = 0; b < p.B; ++b) count += rows[b].given_up;
     if (!count) return {0, 0};
@@ -128,7 +129,7 @@ static ScreenCounts encode_given_up(const TopkEncode &p, const ScreenedRow *rows
     if (next && count >= SCREENED_AGAIN)
         counts.rescored = next(part).rescored;
     else
-        topk_encode(part);
+        wholly(part);
     for (int64_t b = 0, r = 0; b < p.B; ++b) {
         if (!rows[b].given_up) continue;
         memcpy(p.values + b * p.k, values.data + r * p.k, sizeof(float) * p.k);

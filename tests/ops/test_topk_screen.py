@@ -18,7 +18,7 @@ B, D, N, K = 100, 200, 6000, 16
 MASK32 = 0xFFFFFFFF
 
 
-@pytest.fixture(params=["int8", "bf16"])
+@pytest.fixture(params=["few", "int8", "bf16"])
 def screen(request):
     if request.param not in _C.screens():
         pytest.skip(f"no {request.param} dot products on this processor, or REVELIO_ISA leaves them out")

@@ -1,0 +1,116 @@
+// Products of a few rows with rows of W_enc as they lie, summed in any order, and the norms of the latter.
+#pragma once
+
+#include "cpu/vector.h"
+
+namespace revelio {
+namespace REVELIO_ISA {
+
+constexpr int DOT_LATENTS = LANES == 16 ? 4 : 2;  // with 4 rows, norms, W_enc and x: 25 of 32 registers, or 13 of 16
+constexpr int DOT_ROWS = 4;
+constexpr int DOT_BLOCK = 32;  // latents compared with the thresholds at once
+
+// How a row of W_enc is multiplied: in groups of CHANNELS floats, with a row of x made of Channels.
+struct Float32Dots {
+    typedef float Channel;
+    typedef Vector Group;
+    static constexpr int CHANNELS = LANES;
+    // Rounding of the tile's sums and of these, in units of 2^-24 |x| |w| a step; the norm of w as multiplied is at
+    // most NORM times the one measured.
+    static constexpr float TILE_STEP = 1.01f, DOT_STEP = 1.01f, NORM = 1.001f;
+
+    static double value(Channel x) { return x; }
+    static Vector load(const float *w) {
+        Vector group;
+        memcpy(&group, w, sizeof group);
+        return group;
+    }
+    static Vector add(Vector sum, const float *x, Vector w) { return sum + *reinterpret_cast<const Vector *>(x) * w; }
+    static Vector add_squares(Vector sum, Vector w) { return sum + w * w; }
+    static Vector narrow(Vector w) { return w; }
+};
+
+// W_enc rounded to bfloat16. What becomes of a NaN does not matter: its norm, taken from before, is one.
+struct RoundedFloat32Dots : Float32Dots {
+    static constexpr float NORM = 1.006f;
+    static Vector narrow(Vector w) {
+        typedef uint32_t Bits __attribute__((vector_size(sizeof(Vector))));
+        const Bits bits = reinterpret_cast<Bits &>(w);
+        Bits rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) & 0xFFFF0000u;
+        return reinterpret_cast<Vector &>(rounded);
+    }
+};
+
+static inline float sum_of_lanes(Vector v) {
+    float lanes[LANES];
+    memcpy(lanes, &v, sizeof lanes);
+    for (int half = LANES / 2; half; half /= 2) {
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    }
+    return lanes[0];
+}
+
+// scores[r * DOT_BLOCK + l] = <x_r, w_l>; squares[l] = |w_l|^2 where NORMS. Rows of x are aligned and padded with zeros
+// to whole groups. Not inlined: on its own it keeps all sums in registers.
+template <typename Dots, int ROWS, bool NORMS>
+__attribute__((noinline)) static void dot_rows(const typename Dots::Channel *x, int64_t padded, const float *const *w,
+                                               int64_t d, float *scores, float *squares) {
+    Vector sums[ROWS][DOT_LATENTS] = {}, norms[DOT_LATENTS] = {};
+    const auto step = [&](const float *const *at, int64_t offset, int64_t channel) __attribute__((always_inline)) {
+        typename Dots::Group groups[DOT_LATENTS];
+#pragma GCC unroll 4
+        for (int l = 0; l < DOT_LATENTS; ++l) {
+            const auto loaded = Dots::load(at[l] + offset);
+            if (NORMS) norms[l] = Dots::add_squares(norms[l], loaded);
+            groups[l] = Dots::narrow(loaded);
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+            for (int l = 0; l < DOT_LATENTS; ++l) {
+                sums[r][l] = Dots::add(sums[r][l], x + r * padded + channel, groups[l]);
+            }
+        }
+    };
+    const float *lines[DOT_LATENTS];
+    for (int l = 0; l < DOT_LATENTS; ++l) lines[l] = w[l];
+    int64_t i = 0;
+    for (; i + Dots::CHANNELS <= d; i += Dots::CHANNELS) {
+        if (NORMS) {  // first to read these latents: fetch the next ones meanwhile
+#pragma GCC unroll 4
+            for (int l = 0; l < DOT_LATENTS; ++l) {
+                for (int c = 0; c < Dots::CHANNELS; c += 16) __builtin_prefetch(lines[l] + DOT_LATENTS * d + i + c);
+            }
+        }
+        step(lines, i, i);
+    }
+    if (i < d) {
+        float rest[DOT_LATENTS][Dots::CHANNELS] = {};
+        const float *tails[DOT_LATENTS];
+        for (int l = 0; l < DOT_LATENTS; ++l) {
+            memcpy(rest[l], lines[l] + i, sizeof(float) * (d - i));
+            tails[l] = rest[l];
+        }
+        step(tails, 0, i);
+    }
+    for (int l = 0; l < DOT_LATENTS; ++l) {
+        for (int r = 0; r < ROWS; ++r) scores[r * DOT_BLOCK + l] = sum_of_lanes(sums[r][l]);
+        if (NORMS) squares[l] = sum_of_lanes(norms[l]);
+    }
+}
+
+template <typename Dots, bool NORMS>
+static void dots(const typename Dots::Channel *x, int64_t rows, int64_t padded, const float *const *w, int64_t d,
+                 float *scores, float *squares) {
+    if (rows >= 4)
+        dot_rows<Dots, 4, NORMS>(x, padded, w, d, scores, squares);
+    else if (rows == 3)
+        dot_rows<Dots, 3, NORMS>(x, padded, w, d, scores, squares);
+    else if (rows == 2)
+        dot_rows<Dots, 2, NORMS>(x, padded, w, d, scores, squares);
+    else
+        dot_rows<Dots, 1, NORMS>(x, padded, w, d, scores, squares);
+}
+
+}  // namespace REVELIO_ISA
+}  // namespace revelio
