@@ -3,11 +3,15 @@
 
 #include "cpu/vector.h"
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 namespace revelio {
 namespace REVELIO_ISA {
 
-constexpr int DOT_LATENTS = LANES == 16 ? 4 : 2;  // with 4 rows, norms, W_enc and x: 25 of 32 registers, or 13 of 16
-constexpr int DOT_ROWS = 4;
+constexpr int DOT_LATENTS = 4;
+constexpr int DOT_ROWS = LANES == 16 ? 4 : 2;  // their sums, those of the norms, W_enc and x: 25 of 32 registers, or 17
 constexpr int DOT_BLOCK = 32;  // latents compared with the thresholds at once
 
 // How a row of W_enc is multiplied: in groups of CHANNELS floats, with a row of x made of Channels.
@@ -41,13 +45,30 @@ struct RoundedFloat32Dots : Float32Dots {
     }
 };
 
-static inline float sum_of_lanes(Vector v) {
-    float lanes[LANES];
-    memcpy(lanes, &v, sizeof lanes);
-    for (int half = LANES / 2; half; half /= 2) {
-        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    }
-    return lanes[0];
+// out[i] = the sum of the lanes of v[i], for 4 vectors. Neighbours are added first: a tree.
+static inline void sum_lanes(const Vector *v, float *out) {
+#if defined(__SSE2__)
+#if defined(__AVX512F__)
+    const auto pairs = [](__m512 a, __m512 b) {
+        return _mm512_shuffle_ps(a, b, 0x88) + _mm512_shuffle_ps(a, b, 0xDD);
+    };
+    const __m512 quads = pairs(pairs(v[0], v[1]), pairs(v[2], v[3]));
+    const __m256 halves = _mm512_castps512_ps256(quads) + _mm512_extractf32x8_ps(quads, 1);
+    const __m128 sums = _mm256_castps256_ps128(halves) + _mm256_extractf128_ps(halves, 1);
+#elif defined(__AVX2__)
+    const auto pairs = [](__m256 a, __m256 b) {
+        return _mm256_shuffle_ps(a, b, 0x88) + _mm256_shuffle_ps(a, b, 0xDD);
+    };
+    const __m256 quads = pairs(pairs(v[0], v[1]), pairs(v[2], v[3]));
+    const __m128 sums = _mm256_castps256_ps128(quads) + _mm256_extractf128_ps(quads, 1);
+#else
+    const auto pairs = [](__m128 a, __m128 b) { return _mm_shuffle_ps(a, b, 0x88) + _mm_shuffle_ps(a, b, 0xDD); };
+    const __m128 sums = pairs(pairs(v[0], v[1]), pairs(v[2], v[3]));
+#endif
+    memcpy(out, &sums, sizeof sums);
+#else
+    for (int i = 0; i < 4; ++i) out[i] = (v[i][0] + v[i][1]) + (v[i][2] + v[i][3]);
+#endif
 }
 
 // scores[r * DOT_BLOCK + l] = <x_r, w_l>; squares[l] = |w_l|^2 where NORMS. Rows of x are aligned and padded with zeros
@@ -93,20 +114,18 @@ __attribute__((noinline)) static void dot_rows(const typename Dots::Channel *x, 
         }
         step(tails, 0, i);
     }
-    for (int l = 0; l < DOT_LATENTS; ++l) {
-        for (int r = 0; r < ROWS; ++r) scores[r * DOT_BLOCK + l] = sum_of_lanes(sums[r][l]);
-        if (NORMS) squares[l] = sum_of_lanes(norms[l]);
-    }
+    for (int r = 0; r < ROWS; ++r) sum_lanes(sums[r], scores + r * DOT_BLOCK);
+    if (NORMS) sum_lanes(norms, squares);
 }
 
 template <typename Dots, bool NORMS>
 static void dots(const typename Dots::Channel *x, int64_t rows, int64_t padded, const float *const *w, int64_t d,
                  float *scores, float *squares) {
-    if (rows >= 4)
-        dot_rows<Dots, 4, NORMS>(x, padded, w, d, scores, squares);
-    else if (rows == 3)
-        dot_rows<Dots, 3, NORMS>(x, padded, w, d, scores, squares);
-    else if (rows == 2)
+    if (DOT_ROWS == 4 && rows >= 4)
+        dot_rows<Dots, DOT_ROWS, NORMS>(x, padded, w, d, scores, squares);
+    else if (DOT_ROWS == 4 && rows == 3)
+        dot_rows<Dots, DOT_ROWS - 1, NORMS>(x, padded, w, d, scores, squares);
+    else if (rows >= 2)
         dot_rows<Dots, 2, NORMS>(x, padded, w, d, scores, squares);
     else
         dot_rows<Dots, 1, NORMS>(x, padded, w, d, scores, squares);
