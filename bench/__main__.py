@@ -5,11 +5,8 @@ python -m bench aot|model|gpu [--help]: the GPU kernels compiled ahead of time, 
 checked and measured on a GPU.
 python -m bench peers [--help]: other libraries' training step and encoder beside ours.
 python -m bench extract FOLDER [--help]: extraction beside the authors' loop.
-<<<<<<< HEAD
 python -m bench train [--help]: the paper's training run from a store on disk.
-=======
 python -m bench encode-shapes [--help]: topk_encode from one row to a batch, beside torch.
->>>>>>> 3a912d8 (bench encode-shapes: topk_encode from one row to a batch, beside torch)
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ void check_inverse(const int64_t *indices, int64_t B, int64_t k, int64_t n, cons
     }
 }
 
-// screen: "few", "int8", "bf16" or "". Returns how many scores it left to float32, and how many rows it gave up on; 0 and 0
-// without a screen, which is also what a processor without such dot products gives.
+// screen: "few", "int8", "bf16" or "". Returns how many scores it left to float32, and how many rows it gave up on; 0
+// and 0 without a screen, which is also what a processor without such dot products gives.
 py::tuple topk_encode(Address x, Address W_enc, Address b_enc, Address b_pre, Address values, Address indices,
                       int64_t B, int64_t d, int64_t n, int64_t k, bool relu, bool bf16, const std::string &screen,
                       int threads) {

@@ -11,10 +11,10 @@
 namespace revelio {
 namespace {
 
-#define REVELIO_TABLE(isa)                                                                          \
-    Kernels {                                                                                       \
-        #isa, isa::topk_encode, isa::topk_few, isa::sparse_decode, isa::sparse_backward,            \
-            isa::adam_unit_norm_step, isa::top_activations_update, nullptr, nullptr, nullptr, nullptr \
+#define REVELIO_TABLE(isa)                                                                                         \
+    Kernels {                                                                                                      \
+        #isa, isa::topk_encode, isa::topk_few, isa::sparse_decode, isa::sparse_backward, isa::adam_unit_norm_step, \
+            isa::top_activations_update, nullptr, nullptr, nullptr, nullptr                                        \
     }
 
 // Why this machine cannot run it; empty when it can. asked: by name.
@@ -59,6 +59,7 @@ Kernels amx_kernels() {
     kernels.isa = "amx";
 #ifdef REVELIO_AMX
     kernels.topk_encode_bf16 = amx::topk_encode_bf16;
+    kernels.topk_few_bf16 = amx::topk_few_bf16;
     kernels.topk_screen_int8 = amx::topk_screen_int8;
     kernels.topk_screen_bf16 = amx::topk_screen_bf16;
 #endif

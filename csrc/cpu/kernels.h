@@ -96,6 +96,7 @@ using avx512::topk_encode;
 ScreenCounts topk_screen_int8(const TopkEncode &, Screener next);
 ScreenCounts topk_screen_bf16(const TopkEncode &);
 void topk_encode_bf16(const TopkEncode &);
+ScreenCounts topk_few_bf16(const TopkEncode &);
 const char *wrong_sums();  // which sums of known products come out wrong; null where none do
 }  // namespace amx
 #endif

@@ -2,6 +2,7 @@
 #include "cpu/topk_amx.h"
 
 #include "cpu/topk_bf16.h"
+#include "cpu/topk_few.h"
 #include "cpu/topk_int8.h"
 #include "cpu/topk_scan.h"
 #include "cpu/topk_screen.h"
@@ -80,6 +81,10 @@ ScreenCounts topk_screen_bf16(const TopkEncode &p) {
 
 void topk_encode_bf16(const TopkEncode &p) {
     scan<Amx<Bf16>>(p);
+}
+
+ScreenCounts topk_few_bf16(const TopkEncode &p) {
+    return few<Amx<Bf16>, Bf16Dots>(p, topk_encode_bf16);
 }
 
 }  // namespace REVELIO_ISA

@@ -12,7 +12,7 @@ namespace REVELIO_ISA {
 
 constexpr int DOT_LATENTS = 4;
 constexpr int DOT_ROWS = LANES == 16 ? 4 : 2;  // their sums, those of the norms, W_enc and x: 25 of 32 registers, or 17
-constexpr int DOT_BLOCK = 32;  // latents compared with the thresholds at once
+constexpr int DOT_BLOCK = 32;                  // latents compared with the thresholds at once
 
 // How a row of W_enc is multiplied: in groups of CHANNELS floats, with a row of x made of Channels.
 struct Float32Dots {
@@ -45,20 +45,42 @@ struct RoundedFloat32Dots : Float32Dots {
     }
 };
 
+#ifdef __AVX512BF16__
+// The same by VDPBF16PS, which rounds both sums of a step.
+struct Bf16Dots : Float32Dots {
+    typedef uint16_t Channel;
+    typedef __m512bh Group;
+    struct Pair {
+        __m512 low, high;
+    };
+    static constexpr int CHANNELS = 32;
+    static constexpr float TILE_STEP = 2.02f, DOT_STEP = 2.02f, NORM = 1.006f;
+
+    static double value(Channel x) {
+        const uint32_t bits = static_cast<uint32_t>(x) << 16;
+        float value;
+        memcpy(&value, &bits, 4);
+        return value;
+    }
+    static Pair load(const float *w) { return {_mm512_loadu_ps(w), _mm512_loadu_ps(w + 16)}; }
+    static Group narrow(const Pair &w) { return _mm512_cvtne2ps_pbh(w.high, w.low); }
+    static Vector add(Vector sum, const Channel *x, Group w) {
+        return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_load_si512(x), w);
+    }
+    static Vector add_squares(Vector sum, const Pair &w) { return sum + w.low * w.low + w.high * w.high; }
+};
+#endif
+
 // out[i] = the sum of the lanes of v[i], for 4 vectors. Neighbours are added first: a tree.
 static inline void sum_lanes(const Vector *v, float *out) {
 #if defined(__SSE2__)
 #if defined(__AVX512F__)
-    const auto pairs = [](__m512 a, __m512 b) {
-        return _mm512_shuffle_ps(a, b, 0x88) + _mm512_shuffle_ps(a, b, 0xDD);
-    };
+    const auto pairs = [](__m512 a, __m512 b) { return _mm512_shuffle_ps(a, b, 0x88) + _mm512_shuffle_ps(a, b, 0xDD); };
     const __m512 quads = pairs(pairs(v[0], v[1]), pairs(v[2], v[3]));
     const __m256 halves = _mm512_castps512_ps256(quads) + _mm512_extractf32x8_ps(quads, 1);
     const __m128 sums = _mm256_castps256_ps128(halves) + _mm256_extractf128_ps(halves, 1);
 #elif defined(__AVX2__)
-    const auto pairs = [](__m256 a, __m256 b) {
-        return _mm256_shuffle_ps(a, b, 0x88) + _mm256_shuffle_ps(a, b, 0xDD);
-    };
+    const auto pairs = [](__m256 a, __m256 b) { return _mm256_shuffle_ps(a, b, 0x88) + _mm256_shuffle_ps(a, b, 0xDD); };
     const __m256 quads = pairs(pairs(v[0], v[1]), pairs(v[2], v[3]));
     const __m128 sums = _mm256_castps256_ps128(quads) + _mm256_extractf128_ps(quads, 1);
 #else

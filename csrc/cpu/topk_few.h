@@ -16,6 +16,7 @@ template <typename Arithmetic, typename Dots>
 struct Few {
     typedef typename Arithmetic::Step Step;
     typedef typename Dots::Channel Channel;
+    static constexpr int64_t ROWS = Tile<Arithmetic>::ROWS;
     static constexpr float VANISHED = 0x1p-117f;  // twice what 65,536 denormals in x or W_enc can amount to
     static constexpr float MOST = 1e18f;          // norms below it keep sums inside float32
 
@@ -94,7 +95,9 @@ struct Few {
         const int64_t steps = Arithmetic::steps(p.d);
         for (int64_t i = 0; i < p.d; ++i) centred[i] = p.x[b * p.d + i] - p.b_pre[i];
         const Step *line = Arithmetic::line(centred, p.d, space);
-        for (int64_t s = 0; s < steps; ++s) x[s * TILE_ROWS] = line[s];
+        Tile<Arithmetic>::place(line, steps, 0, x);
+        const typename Tile<Arithmetic>::Registers registers;
+        const int32_t start[ROWS] = {};
         Row best = {heap, 0, -__builtin_inff()};
         for (int64_t first = 0; first < row.count; first += TILE_LATENTS) {
             const auto latent_of = [&](int64_t c) -> int64_t {
@@ -103,8 +106,8 @@ struct Few {
             pack_panel(steps, space, packed, [&](int l, Step *own) -> const Step * {
                 return Arithmetic::line(p.W_enc + latent_of(l) * p.d, p.d, own);
             });
-            typename Arithmetic::Sum sums[TILE_ROWS][2] = {};
-            score_tile<Arithmetic>(x, packed, steps, 1, sums);
+            typename Arithmetic::Sum sums[ROWS][2];
+            Tile<Arithmetic>::score(x, packed, steps, 1, start, sums);
             float scores[TILE_LATENTS];
             memcpy(scores, sums[0], sizeof scores);
             for (int64_t l = 0; l < TILE_LATENTS && first + l < row.count; ++l) {
@@ -130,15 +133,16 @@ static ScreenCounts few(const TopkEncode &p, void (*wholly)(const TopkEncode &))
     const Scratch<ScreenedRow> states(parts * p.B), merged(p.B);
     const Scratch<Candidate> candidates(p.B * parts * capacity);
     const Scratch<float> lows(parts * p.B * p.k);
-    const Scratch<Step> packed_x(parts * TILE_ROWS * steps), packed_w(parts * TILE_LATENTS * steps);
+    const Scratch<Step> packed_x(parts * F::ROWS * steps), packed_w(parts * TILE_LATENTS * steps);
     const Scratch<Step> spaces(parts * TILE_LATENTS * steps);
     const Scratch<uint64_t> heaps(parts * p.k);
     memset(channels.data, 0, sizeof(Channel) * p.B * padded);
     for (int64_t b = 0; b < p.B; ++b) {
         norms.data[b] = F::prepare_row(p, b, centred.data, spaces.data, channels.data + b * padded);
         for (int64_t t = 0; t < parts; ++t) {
-            states.data[t * p.B + b] = {candidates.data + (b * parts + t) * capacity, lows.data + (t * p.B + b) * p.k,
-                                        0, 0, -__builtin_inff(), !(norms.data[b] < __builtin_inff())};
+            states.data[t * p.B + b] = {
+                candidates.data + (b * parts + t) * capacity, lows.data + (t * p.B + b) * p.k, 0, 0, -__builtin_inff(),
+                !(norms.data[b] < __builtin_inff())};
         }
     }
     const typename F::Rows rows = {channels.data, norms.data, padded};
@@ -148,19 +152,18 @@ static ScreenCounts few(const TopkEncode &p, void (*wholly)(const TopkEncode &))
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; ++block) {
             const int64_t latent = block * DOT_BLOCK, latents = latent + DOT_BLOCK < p.n ? DOT_BLOCK : p.n - latent;
-            F::screen(p, rows, latent, latents, scores.data + t * p.B * DOT_BLOCK,
-                      states.data + t * p.B, capacity);
+            F::screen(p, rows, latent, latents, scores.data + t * p.B * DOT_BLOCK, states.data + t * p.B, capacity);
         }
 #pragma omp for schedule(dynamic, 1)
         for (int64_t b = 0; b < p.B; ++b) {
             F::merge(p, states.data + b, parts, p.B, merged.data[b]);
             if (merged.data[b].given_up) continue;
-            F::score_survivors(p, b, merged.data[b], centred.data + t * p.d, packed_x.data + t * TILE_ROWS * steps,
+            F::score_survivors(p, b, merged.data[b], centred.data + t * p.d, packed_x.data + t * F::ROWS * steps,
                                spaces.data + t * TILE_LATENTS * steps, packed_w.data + t * TILE_LATENTS * steps,
                                heaps.data + t * p.k);
         }
     }
-    ScreenCounts counts = {0, encode_given_up(p, merged.data, wholly)};
+    ScreenCounts counts = encode_given_up(p, merged.data, nullptr, wholly);
     for (int64_t b = 0; b < p.B; ++b) counts.rescored += merged.data[b].given_up ? 0 : merged.data[b].count;
     return counts;
 }

@@ -45,7 +45,8 @@ def assert_same_bits(screen, x, W_enc, b_enc=None, b_pre=None, k=K):
         assert torch.equal(got[1], indices)
         assert torch.equal(got[0], values)
         counts.append(got[2])
-    assert counts[0] == counts[1]
+    # the threads of "few" keep latents on their own: among scores equal to the k-th bound, their number varies
+    assert counts[0] == counts[1] or screen == "few"
     return counts[0]
 
 
@@ -253,10 +254,8 @@ def test_latents_switched_off_by_their_bias(screen):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(["int8", "bf16"]), st.integers(0, 40), st.integers(1, 70), st.integers(1, 300), st.data())
+@given(st.sampled_from(_C.screens()), st.integers(0, 40), st.integers(1, 70), st.integers(1, 300), st.data())
 def test_any_shape(name, rows, d, n, data):
-    if name not in _C.screens():
-        return  # that of the other
     k = data.draw(st.one_of(st.integers(1, n), st.just(n)))
     torch.manual_seed(data.draw(st.integers(0, 10**6)))
     assert_same_bits(name, torch.randn(rows, d), torch.randn(n, d), torch.randn(n), torch.randn(d), k)
@@ -288,6 +287,7 @@ def test_a_precision_uses_its_screen_where_it_pays_and_only_there(precision, nam
     assert torch.equal(code.indices, indices) and torch.equal(code.values.view(torch.int32), values)
     assert backend.screen_for(precision, B, D, N, K) == name
     assert backend.screen_for(precision, 4096, 1280, 81_920, 32) == name
-    for B_, d, n in ((1, 1280, 81_920), (4096, 1280, 512), (4096, 70_000, 81_920), (4096, 32, 81_920)):
+    assert backend.screen_for(precision, 1, 1280, 81_920, 32) == "few"
+    for B_, d, n in ((4096, 1280, 512), (4096, 70_000, 81_920), (4096, 32, 81_920)):
         assert backend.screen_for(precision, B_, d, n, 32) == ""
     assert backend.screen_for("bf16", 4096, 1280, 81_920, 32) == ""
