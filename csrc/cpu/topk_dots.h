@@ -1,6 +1,7 @@
 // Products of a few rows with rows of W_enc as they lie, summed in any order, and the norms of the latter.
 #pragma once
 
+#include "cpu/kernels.h"
 #include "cpu/vector.h"
 
 #if defined(__SSE2__)
