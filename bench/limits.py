@@ -69,7 +69,8 @@ def unit_of_ours(precision: str, B: int, d: int, n: int, k: int) -> str:
 
     isa = _C.isa()
     registers = "avx512" if isa == "avx512bf16" else isa
-    bits = screen_for(precision, B, d, n, k)
+    screen = screen_for(precision, B, d, n, k)
+    bits = "" if screen == "few" else screen  # that one scores in float32, or in bf16 for "bf16"
     if precision == "bf16" and "bf16" in _C.screens():
         bits = "bf16"
     if not bits and registers == "amx":
