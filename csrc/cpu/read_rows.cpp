@@ -18,31 +18,35 @@ namespace {
 constexpr int64_t MOST_PIECES = 1024;  // IOV_MAX of Linux
 constexpr size_t MOST_FILES = 64;      // open at a time
 
-struct File {
-    int64_t shard, first, last;  // entries of the request that lie in it
+// Neighbours in one file: entries first .. last of the request.
+struct Run {
+    int64_t shard, first, last, offset;
     int descriptor;
 
-    int64_t offset(const ReadRows &p, int64_t i) const {
-        return p.bases[shard] + (p.rows[i] - p.starts[shard]) * p.row_bytes;
-    }
-
-    // One past the last entry of the run of neighbours that begins at `from`.
-    int64_t run_end(const ReadRows &p, int64_t from) const {
-        const int64_t limit = std::min(last, from + MOST_PIECES);
-        int64_t to = from + 1;
-        while (to < limit && p.rows[to] == p.rows[to - 1] + 1) ++to;
-        return to;
-    }
+    int64_t bytes(const ReadRows &p) const { return (last - first) * p.row_bytes; }
 };
 
-// Asks for everything before anything is waited for: the disk works on many requests at once.
-void announce(const ReadRows &p, const File &file) {
-#ifdef POSIX_FADV_WILLNEED
-    for (int64_t from = file.first, to; from < file.last; from = to) {
-        to = file.run_end(p, from);
-        posix_fadvise(file.descriptor, file.offset(p, from), (to - from) * p.row_bytes, POSIX_FADV_WILLNEED);
+// Where the rows of a run go.
+void pieces_of(const ReadRows &p, const Run &run, std::vector<iovec> &pieces) {
+    pieces.clear();
+    for (int64_t i = run.first; i < run.last; ++i) {
+        pieces.push_back({p.out + p.places[i] * p.row_bytes, static_cast<size_t>(p.row_bytes)});
+    }
+}
+
+// Takes a run that lies in the page cache; of any other, asks the disk for it and does not wait.
+bool taken_or_announced(const ReadRows &p, const Run &run, std::vector<iovec> &pieces) {
+#ifdef RWF_NOWAIT
+    pieces_of(p, run, pieces);
+    if (preadv2(run.descriptor, pieces.data(), static_cast<int>(pieces.size()), run.offset, RWF_NOWAIT) ==
+        run.bytes(p)) {
+        return true;
     }
 #endif
+#ifdef POSIX_FADV_WILLNEED
+    posix_fadvise(run.descriptor, run.offset, run.bytes(p), POSIX_FADV_WILLNEED);
+#endif
+    return false;
 }
 
 // Fills the pieces; a read may come back short without being at the end of the file.
@@ -67,45 +71,40 @@ int fill(int descriptor, iovec *piece, int64_t count, int64_t offset) {
     return 0;
 }
 
-int read(const ReadRows &p, const File &file, std::vector<iovec> &pieces) {
-    for (int64_t from = file.first, to; from < file.last; from = to) {
-        to = file.run_end(p, from);
-        pieces.clear();
-        for (int64_t i = from; i < to; ++i) {
-            pieces.push_back({p.out + p.places[i] * p.row_bytes, static_cast<size_t>(p.row_bytes)});
-        }
-        if (const int error = fill(file.descriptor, pieces.data(), to - from, file.offset(p, from))) return error;
-    }
-    return 0;
-}
-
 }  // namespace
 
 ReadFailure read_rows(const ReadRows &p, const std::vector<std::string> &paths) {
-    std::vector<File> files;
+    std::vector<int> files;
+    std::vector<Run> missed;  // the disk works on all of them at once, where one read after another would wait for each
     std::vector<iovec> pieces;
     ReadFailure failure = {-1, 0};
-    int64_t next = 0;
-    while (next < p.count && failure.error == 0) {
-        while (next < p.count && files.size() < MOST_FILES && failure.error == 0) {
+    for (int64_t next = 0; next < p.count && failure.error == 0;) {
+        while (next < p.count && files.size() < MOST_FILES) {
             const int64_t shard = std::upper_bound(p.starts, p.starts + paths.size() + 1, p.rows[next]) - p.starts - 1;
-            const int64_t last = std::lower_bound(p.rows + next, p.rows + p.count, p.starts[shard + 1]) - p.rows;
             const int descriptor = open(paths[shard].c_str(), O_RDONLY | O_CLOEXEC);
             if (descriptor < 0) {
                 failure = {shard, errno};
-            } else {
-                files.push_back({shard, next, last, descriptor});
-                announce(p, files.back());
-                next = last;
+                break;
+            }
+            files.push_back(descriptor);
+            while (next < p.count && p.rows[next] < p.starts[shard + 1]) {
+                const int64_t first = next++, limit = std::min(p.count, first + MOST_PIECES);
+                while (next < limit && p.rows[next] < p.starts[shard + 1] && p.rows[next] == p.rows[next - 1] + 1)
+                    ++next;
+                const int64_t offset = p.bases[shard] + (p.rows[first] - p.starts[shard]) * p.row_bytes;
+                const Run run = {shard, first, next, offset, descriptor};
+                if (!taken_or_announced(p, run, pieces)) missed.push_back(run);
             }
         }
-        for (const File &file : files) {
-            if (failure.error == 0) {
-                if (const int error = read(p, file, pieces)) failure = {file.shard, error};
-            }
-            close(file.descriptor);
+        for (const Run &run : missed) {
+            if (failure.error != 0) break;
+            pieces_of(p, run, pieces);
+            const int error = fill(run.descriptor, pieces.data(), run.last - run.first, run.offset);
+            if (error != 0) failure = {run.shard, error};
         }
+        for (const int descriptor : files) close(descriptor);
         files.clear();
+        missed.clear();
     }
     return failure;
 }
