@@ -145,9 +145,9 @@ def table(results: dict[str, Any]) -> str:
         f"| seconds a step: median (10 %, 90 %) | {median:.2f} ({row['step_s_10']:.2f}, {slow:.2f}) |",
         f"| rows a second | {speed:,.0f} |",
         f"| share of a step spent waiting for rows | {row['wait_share']:.2%} |",
-        f"| peak memory, all in | {row['peak_mb'] / 1024:.2f} GiB |",
+        f"| peak memory, all in | {_gb(row['peak_mb'])} |",
         f"| the same where a checkpoint is written; where a run resumes | "
-        f"{row['peak_mb_with_checkpoint'] / 1024:.2f} GiB; {row['peak_mb_resumed'] / 1024:.2f} GiB |",
+        f"{_gb(row['peak_mb_with_checkpoint'])}; {_gb(row['peak_mb_resumed'])} |",
         f"| FVU of the first and the last batch; of held-out rows | "
         f"{row['fvu_first']:.3f}, {row['fvu_last']:.3f}; {row['holdout_fvu']:.3f} |",
         f"| planted directions: mean cosine with the nearest decoder row; above 0.9 | "
@@ -163,3 +163,7 @@ def table(results: dict[str, Any]) -> str:
         f"| **extrapolated**: 10 million rows, steps alone ({PAPER}) | {PAPER_ROWS / speed / 60:.0f} min |",
     ]
     return "\n".join(lines)
+
+
+def _gb(mb: float) -> str:
+    return f"{mb * 2**20 / 1e9:.2f} GB"
