@@ -26,7 +26,9 @@ def small(**changes):
 
 
 def stored(folder, count=330, dtype=torch.bfloat16, **changes):
-    return ActivationStore.from_tensors(folder / "store", planted(count)[0].to(dtype), shard_rows=47, **changes)
+    return ActivationStore.from_tensors(
+        folder / "store", planted(count)[0].to(dtype), shard_rows=max(47, count // 20), **changes
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
