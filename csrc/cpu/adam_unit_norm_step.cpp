@@ -29,6 +29,12 @@ static inline void adam(const AdamRow &row, Vector g, int64_t i, int64_t lanes, 
     store(row.w + i, w, lanes);
 }
 
+static inline void prefetch_lines(const AdamRow &row, int64_t i) {
+    prefetch_line(row.w, i);
+    prefetch_line(row.m, i);
+    prefetch_line(row.v, i);
+}
+
 static AdamConstants constants(const AdamStep &p) {
     const double step = static_cast<double>(p.step), correction2 = sqrt(1 - pow(p.beta2, step));
     AdamConstants c = {static_cast<float>(1 - p.beta1),
@@ -82,10 +88,11 @@ static inline int64_t first_to_update(const AdamStep &p, const AdamConstants &c,
     return j;
 }
 
-// Updates latent j and adds what it takes from the gradient of b_pre to `taken`; fetches the rows of `next`, the first
-// entries of the latent after it. g_enc and g_dec are room for the gradients of a latent with more than GROUP entries.
-static inline void update_latent(const AdamStep &p, const AdamConstants &c, int64_t j, const Entries &next,
-                                 float *taken, float *g_enc, float *g_dec) {
+// Updates latent j and adds what it takes from the gradient of b_pre to `taken`; fetches the rows of the latent after
+// it, `distance` floats further on, and of `next`, its first entries. g_enc and g_dec are room for the gradients of a
+// latent with more than GROUP entries.
+static inline void update_latent(const AdamStep &p, const AdamConstants &c, int64_t j, int64_t distance,
+                                 const Entries &next, float *taken, float *g_enc, float *g_dec) {
     const SparseBackward &q = p.gradients;
     const int64_t d = q.d, begin = q.offsets[j], end = q.offsets[j + 1];
     const AdamRow enc = {p.W_enc + j * d, p.m_enc + j * d, p.v_enc + j * d};
@@ -104,11 +111,13 @@ static inline void update_latent(const AdamStep &p, const AdamConstants &c, int6
         zero(g_dec, d);
     }
     for (int64_t e = begin; e < end; e += GROUP) {
-        if (e > begin) add_group(q, group, g_enc, g_dec);
-        group = entries(q, e, end);
-        backpropagate(q, j, e, group, sums);
+        Entries more = entries(q, e, end);
+        if (e > begin) add_group(q, group, g_enc, g_dec, more);
+        backpropagate(q, j, e, more, sums);
+        group = more;
     }
     by_vectors(d, [&](int64_t i, int64_t lanes) REVELIO_INLINE {
+        prefetch_lines({enc.w + distance, enc.m + distance, enc.v + distance}, i);
         for (int64_t e = 0; e < next.count; ++e) prefetch_line(next.grad[e], i);
         if (begin < end) store(taken + i, load(taken + i, lanes) + sums.dpre * load(enc.w + i, lanes), lanes);
         const Vector sum = several ? load(g_enc + i, lanes) : Vector{};
@@ -116,6 +125,7 @@ static inline void update_latent(const AdamStep &p, const AdamConstants &c, int6
     });
     const float along = p.project ? sums.along : 0.0f;
     by_vectors(d, [&](int64_t i, int64_t lanes) REVELIO_INLINE {
+        prefetch_lines({dec.w + distance, dec.m + distance, dec.v + distance}, i);
         for (int64_t e = 0; e < next.count; ++e) prefetch_line(next.x[e], i);
         const Vector sum = several ? load(g_dec + i, lanes) : Vector{};
         const Vector g = add_decoder(sum, group, i, lanes) - along * load(dec.w + i, lanes);
@@ -142,7 +152,7 @@ void adam_unit_norm_step(const AdamStep &p) {
             while (j < end) {
                 const int64_t next = first_to_update(p, c, j + 1, end);
                 const int64_t first = q.offsets[next], last = next < end ? q.offsets[next + 1] : first;
-                update_latent(p, c, j, entries(q, first, last), sum, g_enc, g_dec);
+                update_latent(p, c, j, next < end ? (next - j) * d : 0, entries(q, first, last), sum, g_enc, g_dec);
                 j = next;
             }
         }

@@ -18,10 +18,10 @@ struct Entries {
     int64_t count;
 };
 
-// Where the rows of entries begin .. end lie.
+// Where the rows of entries begin .. end lie; of none if end <= begin.
 static inline Entries entries(const SparseBackward &p, int64_t begin, int64_t end) {
     Entries group;
-    group.count = end - begin < GROUP ? end - begin : GROUP;
+    group.count = end - begin < GROUP ? (end > begin ? end - begin : 0) : GROUP;
     for (int64_t q = 0; q < group.count; ++q) {
         const int64_t row = p.rows[begin + q], slot = p.slots[begin + q];
         group.x[q] = p.x + row * p.d;
@@ -65,9 +65,14 @@ static inline Vector add_decoder(Vector sum, const Entries &group, int64_t i, in
     return sum;
 }
 
-// Adds the gradients of a group to g_enc and g_dec; either may be null.
-static inline void add_group(const SparseBackward &p, const Entries &group, float *g_enc, float *g_dec) {
+// Adds the gradients of a group to g_enc and g_dec; either may be null. Fetches the rows of another group meanwhile.
+static inline void add_group(const SparseBackward &p, const Entries &group, float *g_enc, float *g_dec,
+                             const Entries &next) {
     by_vectors(p.d, [&](int64_t i, int64_t lanes) REVELIO_INLINE {
+        for (int64_t q = 0; q < next.count; ++q) {
+            prefetch_line(next.grad[q], i);
+            prefetch_line(next.x[q], i);
+        }
         if (g_enc) store(g_enc + i, add_encoder(load(g_enc + i, lanes), p, group, i, lanes), lanes);
         if (g_dec) store(g_dec + i, add_decoder(load(g_dec + i, lanes), group, i, lanes), lanes);
     });

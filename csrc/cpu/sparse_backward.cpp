@@ -31,10 +31,12 @@ void sparse_backward(const SparseBackward &p) {
             if (g_dec) zero(g_dec, p.d);
             if (g_enc) zero(g_enc, p.d);
             EntrySums sums = {};
+            Entries next = entries(p, p.offsets[j], p.offsets[j + 1]);
             for (int64_t e = p.offsets[j]; e < p.offsets[j + 1]; e += GROUP) {
-                Entries group = entries(p, e, p.offsets[j + 1]);
+                Entries group = next;
+                next = entries(p, e + GROUP, p.offsets[j + 1]);
                 backpropagate(p, j, e, group, sums);
-                add_group(p, group, g_enc, g_dec);
+                add_group(p, group, g_enc, g_dec, next);
             }
             if (p.db_enc) p.db_enc[j] = sums.dpre;
             if (sum && p.offsets[j] < p.offsets[j + 1]) axpy(sum, sums.dpre, p.W_enc + j * p.d, p.d);
