@@ -15,7 +15,7 @@ PREFIX = "paper:"
 
 @dataclass(frozen=True)
 class PaperDataset:
-    """One line of the table. Sizes, classes and licences are unchecked: no copy was at hand to count or to read.
+    """One line of the table. Sizes, classes and licences are unchecked: the pages that state them were out of reach.
 
     Attributes
     ----------
