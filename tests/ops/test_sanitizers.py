@@ -1,16 +1,13 @@
 """The op tests on kernels built with AddressSanitizer and UBSan: the CPU's, and CUDA's in the host shim (slow)."""
 
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.amx import EmulatorError, build_emulator
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.cmake_build import ROOT, configure, run
 
 # The extension of the build folder instead of the installed one, then pytest in the same process.
 RUN = """
@@ -34,17 +31,9 @@ def library(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def extension(tmp_path_factory):
-    pybind11 = pytest.importorskip("pybind11")
-    if not shutil.which("cmake"):
-        pytest.skip("cmake is not installed")
     build = tmp_path_factory.mktemp("sanitized")
-    options = ["-DREVELIO_SANITIZE=ON", "-DREVELIO_CUDA=OFF", f"-DPython_EXECUTABLE={sys.executable}"]
-    for command in (
-        ["cmake", "-S", str(ROOT), "-B", str(build), *options, f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"],
-        ["cmake", "--build", str(build), "--parallel", "2"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    configure(build, "-DREVELIO_SANITIZE=ON")
+    run("cmake", "--build", build, "--parallel", "2")
     return next(build.glob("_C*.so"))
 
 
@@ -80,12 +69,12 @@ def test_the_op_tests_are_clean_under_asan_and_ubsan(extension, isa, tmp_path):
         chosen,
         *(["tests/ops/test_topk_screen.py", "tests/ops/test_topk_encode.py"] if isa == "amx" else ["tests/ops"]),
     ]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=560)
-    if isa and "this processor does not have it" in run.stdout + run.stderr:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=560)
+    if isa and "this processor does not have it" in done.stdout + done.stderr:
         pytest.skip(f"this processor has no {isa}")
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    assert "runtime error" not in run.stderr and "AddressSanitizer" not in run.stderr
-    assert " passed" in run.stdout
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "runtime error" not in done.stderr and "AddressSanitizer" not in done.stderr
+    assert " passed" in done.stdout
 
 
 @pytest.mark.slow
@@ -100,7 +89,7 @@ def test_the_cuda_kernels_are_clean_under_asan_and_ubsan():
     }
     chosen = "cuda and not contract and not compile and not sanitizers and not mutation and not aot"
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-k", chosen, "tests/ops"]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=590)
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    assert "runtime error" not in run.stderr and "AddressSanitizer" not in run.stderr
-    assert " passed" in run.stdout
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=590)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "runtime error" not in done.stderr and "AddressSanitizer" not in done.stderr
+    assert " passed" in done.stdout
