@@ -82,6 +82,14 @@ def test_what_is_no_number(bf16, where, name):
     assert assert_same_bits(x, W_enc, b_enc, bf16=bf16)[1] == (where == "x")
 
 
+def test_a_row_that_the_last_thread_alone_gives_up(bf16):
+    """Equal winners all lie in its share, and more of them than it can keep."""
+    x, W_enc = torch.randn(2, 70), normalize(torch.randn(N, 70))
+    W_enc[-900:] = 2 * normalize(x[1:])
+    assert_same_bits(x, W_enc, bf16=bf16)
+    assert encode(x, W_enc, torch.zeros(N), torch.zeros(70), K, bf16, "few", 2)[2][1] >= 1
+
+
 def test_all_equal_rows_are_given_up_alone(bf16):
     x = torch.randn(4, 70)
     x[1] = 0
