@@ -11,6 +11,7 @@ from tests.amx import EmulatorError, build, build_emulator, environment
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = "import torch; from revelio_fast import _C; print(_C.isa())"
 SCREENS, ENCODE, SHAPES = "tests/ops/test_topk_screen.py", "tests/ops/test_topk_encode.py", "tests/amx/test_shapes.py"
+FEW = "tests/ops/test_topk_few.py"
 # The hardest of each kind; the others follow in the slow test.
 SOME = (
     "(screen and (cannot_hold or any_shape or rounding_errors or cancel or outlier or given_up or heavy or near_ties))"
@@ -96,3 +97,8 @@ def test_the_emulator_faults_where_the_manual_does(emulator, tmp_path):
         assert run.returncode < 0, fault
         assert sentence in run.stderr, fault
     assert subprocess.run([str(program), "no fault"], env=environment(emulator), timeout=60).returncode == 0
+
+
+@pytest.mark.slow
+def test_few_rows_have_the_bits_of_the_tiles(emulator):
+    passes(emulator, "-k", "bf16 or bits_of_many", FEW)
