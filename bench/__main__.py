@@ -14,12 +14,11 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import importlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from bench.measure import compare, stamp, warn_of_memory
+from bench.measure import compare, stamp, warn_if_busy, warn_of_memory, write_json
 from bench.ops import (
     bench_adam_unit_norm_step,
     bench_sparse_decode,
@@ -72,8 +71,7 @@ def main() -> None:
     if options.repeats < 1 or min(shape) < 1 or shape.k > shape.n:
         parser.error(f"repeats and sizes must be at least 1 and k at most n, got {options.repeats} repeats and {shape}")
     about = stamp(options.repeats) | {"limits": {}}
-    if about["busy_before"] > 0.1:
-        print(f"warning: {about['busy_before']:.0%} of the machine is busy; figures will be off", file=sys.stderr)
+    warn_if_busy(about)
     rows = []
     for name in BENCHES if options.what == "all" else [options.what]:
         rows += measure(name, shape, options.repeats, options.only, options.without, about["limits"])
@@ -84,8 +82,7 @@ def main() -> None:
         parser.error(f"--only {options.only} --without {options.without} leave nothing of {names}")
     print(table(rows), limits_lines(about), sep="\n\n")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"stamp": about, "rows": rows}, indent=2) + "\n")
+        write_json(options.json, {"stamp": about, "rows": rows})
 
 
 def measure(

@@ -7,8 +7,6 @@ in bfloat16 (there with weights rounded beforehand). REVELIO_ISA chooses other k
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.measure import Variant, compare, stamp
+from bench.measure import Variant, compare, stamp, warn_if_busy, write_json
 from bench.problems import Inputs, Shape, inputs
 from revelio_fast import ops
 
@@ -41,8 +39,7 @@ def main(arguments: list[str]) -> int:
     if min(*options.B, *options.d, options.k) < 1 or options.k > options.n:
         parser.error(f"sizes must be at least 1 and k at most n, got {vars(options)}")
     about = stamp(repeats=5)
-    if about["busy_before"] > 0.1:
-        print(f"warning: {about['busy_before']:.0%} of the machine is busy; figures will be off", file=sys.stderr)
+    warn_if_busy(about)
     rows: list[dict[str, Any]] = []
     for d in options.d:
         p = inputs(Shape(max(options.B), d, options.n, options.k))
@@ -51,8 +48,7 @@ def main(arguments: list[str]) -> int:
     results = {"stamp": about, "rows": rows}
     print(table(results))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        write_json(options.json, results)
     return 0
 
 

@@ -10,13 +10,14 @@ import argparse
 import collections
 import importlib
 import importlib.util
-import json
 import pkgutil
 import re
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from bench.measure import write_json
 
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 
@@ -46,8 +47,7 @@ def main(arguments: list[str]) -> int:
     report = {"versions": _versions(), "uncovered": uncovered(), "rows": rows}
     print(table(rows))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.json, report)
     spilling = [f"{row['kernel']} on sm_{row['capability']}" for row in rows if row["spilled_bytes"]]
     for words, names in (("spills registers", spilling), ("has no ahead-of-time case", report["uncovered"])):
         for name in names:

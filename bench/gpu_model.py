@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.measure import write_json
 from bench.problems import Shape
 from revelio_fast.gpu_check import model
 
@@ -24,8 +24,7 @@ def main(arguments: list[str]) -> int:
     results = rows(Shape(options.B, options.d, options.n, options.k))
     print(tables(results))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+        write_json(options.json, results)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import json
 import os
 import platform
 import shutil
@@ -13,12 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.limits import Work, measure_limits, median_of_both, share_of_limit
+from revelio_fast.store.memory import available_memory
 
 Variant = Callable[[], Tensor]
 REFERENCE = "revelio_fast torch"
@@ -144,12 +147,8 @@ def _status(field: str) -> float:
 
 
 def free_gb() -> float:
-    """Memory that can still be had, from /proc/meminfo; infinite where there is none."""
-    try:
-        with open("/proc/meminfo") as file:
-            return int(next(line for line in file if line.startswith("MemAvailable:")).split()[1]) / 2**20
-    except (OSError, StopIteration):
-        return float("inf")
+    """Memory that can still be had."""
+    return available_memory() / 2**30
 
 
 def warn_of_memory(what: str, B: int, d: int, n: int, ways: int) -> None:
@@ -178,6 +177,18 @@ def stamp(repeats: int) -> dict[str, Any]:
         "commit": commit,
         "repeats": repeats,
     }
+
+
+def warn_if_busy(about: Mapping[str, Any]) -> None:
+    """Say so where the stamp found others at work."""
+    if about["busy_before"] > 0.1:
+        print(f"warning: {about['busy_before']:.0%} of the machine is busy; figures will be off", file=sys.stderr)
+
+
+def write_json(path: Path, results: Mapping[str, Any]) -> None:
+    """Stamp and rows of a bench, in a folder that is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def busy_share(seconds: float = 1.0) -> float:

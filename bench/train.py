@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.measure import stamp
+from bench.measure import stamp, write_json
 from bench.ops.bench_adam_unit_norm_step import dense_step
 from bench.planted_store import best_cosines, planted_store
 from bench.problems import Shape, inputs
@@ -71,8 +71,7 @@ def main(arguments: list[str]) -> None:
         row["dense_step_s"] = _in_process("dense", task | {"d": options.d})["step_s"]
     print(table({"rows": [row]}))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"stamp": about, "rows": [row]}, indent=2) + "\n")
+        write_json(options.json, {"stamp": about, "rows": [row]})
 
 
 def _in_process(work: str, task: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ own requirements are old or large. One that is absent is listed and left out.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.measure import compare, reset_peak, stamp, warn_of_memory
+from bench.measure import compare, reset_peak, stamp, warn_if_busy, warn_of_memory, write_json
 from bench.peers.catalog import IMPLEMENTATIONS, OURS, Builder, Implementation
 from bench.peers.packages import NotInstalled, load, version
 from bench.problems import Inputs, Shape, inputs
@@ -164,12 +163,10 @@ def main(arguments: list[str]) -> int:
     warn_of_memory(options.what, shape.B, shape.d, shape.n, len(chosen))
     about = stamp(options.repeats)
     about["peers"] = {one.package.distribution: version(one.package) for one in chosen if one.package is not None}
-    if about["busy_before"] > 0.1:
-        print(f"warning: {about['busy_before']:.0%} of the machine is busy; figures will be off", file=sys.stderr)
+    warn_if_busy(about)
     about["limits"] = {f"peers {options.what}": {}}
     rows = measure(options.what, shape, chosen, options.repeats, about["limits"][f"peers {options.what}"])
     print(table(rows), limits_lines(about), sep="\n\n")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"stamp": about, "rows": rows, "not_installed": absent}, indent=2) + "\n")
+        write_json(options.json, {"stamp": about, "rows": rows, "not_installed": absent})
     return 0

@@ -3,6 +3,7 @@
 
 #ifdef REVELIO_AMX
 #include "cpu/amx_access.h"
+#include "cpu/amx_tiles.h"
 #endif
 
 #include <algorithm>
@@ -91,13 +92,6 @@ REVELIO_TILE_LOOP(bf16_avx512, REVELIO_BF16, __m512, 12, REVELIO_BROADCAST_AVX51
 
 #ifdef REVELIO_AMX
 constexpr int AMX_ROUNDS = 16;  // a call: configuring takes as long as a few multiplications
-struct TileConfig {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t bytes_per_row[8], none[8];
-    uint8_t rows[8], no_rows[8];
-};
-alignas(64) const TileConfig FULL_TILES = {
-    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {}, {16, 16, 16, 16, 16, 16, 16, 16}, {}};
 
 // 32 rows x 32 latents as 2 x 2 registers; x is [STEPS / 16][32 rows][16]. The instructions do not tell the compiler
 // what memory they touch; the barriers do.

@@ -11,6 +11,7 @@
 
 #include <immintrin.h>
 
+#include "cpu/amx_tiles.h"
 #include "cpu/topk_narrow.h"
 
 namespace revelio {
@@ -44,15 +45,6 @@ struct Amx : Base {
     static int32_t as_row(const uint32_t *, int64_t) { return 0; }
     static void as_latent(uint32_t *, int64_t) {}
 };
-
-struct TileConfig {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t bytes_per_row[8], none[8];
-    uint8_t rows[8], no_rows[8];
-};
-static_assert(sizeof(TileConfig) == 64, "what LDTILECFG reads");
-alignas(64) static const TileConfig FULL_TILES = {
-    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {}, {16, 16, 16, 16, 16, 16, 16, 16}, {}};
 
 template <typename Base>
 struct Tile<Amx<Base>> {

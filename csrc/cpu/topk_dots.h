@@ -25,11 +25,7 @@ struct Float32Dots {
     static constexpr float TILE_STEP = 1.01f, DOT_STEP = 1.01f, NORM = 1.001f;
 
     static double value(Channel x) { return x; }
-    static Vector load(const float *w) {
-        Vector group;
-        memcpy(&group, w, sizeof group);
-        return group;
-    }
+    static Vector load(const float *w) { return REVELIO_ISA::load(w); }
     static Vector add(Vector sum, const float *x, Vector w) { return sum + *reinterpret_cast<const Vector *>(x) * w; }
     static Vector add_squares(Vector sum, Vector w) { return sum + w * w; }
     static Vector narrow(Vector w) { return w; }

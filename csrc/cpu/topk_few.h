@@ -29,7 +29,7 @@ struct Few {
 
     // x - b_pre as the arithmetic takes it, and its norm; infinite if too large.
     static float prepare_row(const TopkEncode &p, int64_t b, float *centred, Step *space, Channel *out) {
-        for (int64_t i = 0; i < p.d; ++i) centred[i] = p.x[b * p.d + i] - p.b_pre[i];
+        centre(p, b, centred);
         const Channel *line = reinterpret_cast<const Channel *>(Arithmetic::line(centred, p.d, space));
         memcpy(out, line, sizeof(Channel) * p.d);
         double squares = 0;
@@ -93,7 +93,7 @@ struct Few {
     static void score_survivors(const TopkEncode &p, int64_t b, const ScreenedRow &row, float *centred, Step *x,
                                 Step *space, Step *packed, uint64_t *heap) {
         const int64_t steps = Arithmetic::steps(p.d);
-        for (int64_t i = 0; i < p.d; ++i) centred[i] = p.x[b * p.d + i] - p.b_pre[i];
+        centre(p, b, centred);
         const Step *line = Arithmetic::line(centred, p.d, space);
         Tile<Arithmetic>::place(line, steps, 0, x);
         const typename Tile<Arithmetic>::Registers registers;

@@ -1,4 +1,4 @@
-// The k best scores of a row while they are being found: one order of ties, shared by topk_encode and topk_screen.
+// A row of topk_encode: what is scored of it, and its k best scores while they are being found, in one order of ties.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -24,6 +24,11 @@ static inline float value_of(uint64_t key) {
     float value;
     memcpy(&value, &bits, 4);
     return value;
+}
+
+// x - b_pre of row b.
+static inline void centre(const TopkEncode &p, int64_t b, float *out) {
+    for (int64_t i = 0; i < p.d; ++i) out[i] = p.x[b * p.d + i] - p.b_pre[i];
 }
 
 // Restores a heap with its least element on top, after heap[at] was replaced.

@@ -21,7 +21,10 @@ struct Scan {
         const int64_t steps = Arithmetic::steps(p.d);
         for (int r = 0; r < ROWS; ++r) {
             const int64_t b = tile * ROWS + r;
-            for (int64_t i = 0; i < p.d; ++i) centred[i] = b < p.B ? p.x[b * p.d + i] - p.b_pre[i] : 0.0f;
+            if (b < p.B)
+                centre(p, b, centred);
+            else
+                zero(centred, p.d);
             Tile<Arithmetic>::place(Arithmetic::line(centred, p.d, line), steps, r, packed);
         }
     }

@@ -87,7 +87,7 @@ __attribute__((noinline)) static void score_exactly(const float *x, const float 
 }
 
 static void rescore(const TopkEncode &p, int64_t b, const ScreenedRow &row, float *centred, uint64_t *heap) {
-    for (int64_t i = 0; i < p.d; ++i) centred[i] = p.x[b * p.d + i] - p.b_pre[i];
+    centre(p, b, centred);
     Row best = {heap, 0, -__builtin_inff()};
     const auto weights = [&](int64_t c) {
         return p.W_enc + row.candidates[c < row.count ? c : row.count - 1].latent * p.d;
