@@ -65,7 +65,7 @@ def fastest_unit(bits: str) -> str:
 def unit_of_ours(precision: str, B: int, d: int, n: int, k: int) -> str:
     """The unit by which `topk_encode` on the CPU does most of its work, with the instruction set in use."""
     from revelio_fast import _C
-    from revelio_fast.ops.cpu.topk_encode import screen_for
+    from revelio_fast.ops.topk_encode.cpu import screen_for
 
     isa = _C.isa()
     registers = "avx512" if isa == "avx512bf16" else isa

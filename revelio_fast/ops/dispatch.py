@@ -1,7 +1,7 @@
 """Which code runs an op: one table, one rule, and the reasons when a backend cannot run here.
 
-An implementation of op ``o`` by backend ``b`` is the function ``o`` in ``revelio_fast/ops/<b>/<o>.py`` (backend
-"torch" lives in ``ops/reference``). Chosen automatically, a backend that fails is dropped with one warning and the next
+An implementation of op ``o`` by backend ``b`` is the function ``o`` in ``revelio_fast/ops/<o>/<b>.py`` (backend
+"torch" in ``reference.py``). Chosen automatically, a backend that fails is dropped with one warning and the next
 one takes over; asked for with `use_backend` or ``REVELIO_BACKEND``, it raises.
 """
 
@@ -127,7 +127,7 @@ def _able(op: str, device: str) -> Iterator[tuple[str, Any]]:
 
 
 def _load(op: str, backend: str) -> tuple[Any, str]:
-    folder, name = "reference" if backend == "torch" else backend, MODULE.get(op, op.rstrip("_"))
+    folder, name = MODULE.get(op, op.rstrip("_")), "reference" if backend == "torch" else backend
     try:
         module = importlib.import_module(f"revelio_fast.ops.{folder}.{name}")
     except ModuleNotFoundError as error:

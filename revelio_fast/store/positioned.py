@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from revelio_fast.ops.cpu import native
+from revelio_fast.ops import cpu_runtime
 from revelio_fast.store.manifest import DTYPES, Manifest
 from revelio_fast.store.shards import features_start, refuse_unreadable
 
@@ -56,7 +56,7 @@ class PositionedRows:
     def _read(self, ordered: Tensor, places: Tensor, out: Tensor) -> tuple[int, int]:
         """Fill `out`; the shard that could not be read and why: errno, or -1 where it ended too early, or 0."""
         row_bytes = self._d * self._dtype.itemsize
-        native_read = getattr(native.load(), "read_rows", None) if not native.unavailable() else None
+        native_read = getattr(cpu_runtime.load(), "read_rows", None) if not cpu_runtime.unavailable() else None
         if native_read is not None:
             tensors = (self._bases, self._starts, ordered, places, out)
             return native_read(self._paths, *(tensor.data_ptr() for tensor in tensors), len(ordered), row_bytes)

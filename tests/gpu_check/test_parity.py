@@ -30,7 +30,7 @@ def test_every_op_is_checked():
 
 def spoiled(op: str, at: int, change):
     """The reference of `op`, with one element of its result `at` changed."""
-    module = importlib.import_module(f"revelio_fast.ops.reference.{dispatch.MODULE.get(op, op.rstrip('_'))}")
+    module = importlib.import_module(f"revelio_fast.ops.{dispatch.MODULE.get(op, op.rstrip('_'))}.reference")
     right = getattr(module, op)
 
     def wrong(*arguments):
@@ -64,7 +64,7 @@ SPOILED = [
 
 @pytest.mark.parametrize(("op", "at", "change"), SPOILED)
 def test_one_wrong_element_is_found(op, at, change, monkeypatch):
-    module = importlib.import_module(f"revelio_fast.ops.cpu.{dispatch.MODULE.get(op, op.rstrip('_'))}")
+    module = importlib.import_module(f"revelio_fast.ops.{dispatch.MODULE.get(op, op.rstrip('_'))}.cpu")
     monkeypatch.setattr(module, op, spoiled(op, at, change))
     monkeypatch.setattr(module, "unavailable", lambda: "")
     monkeypatch.setattr(parity, "CHECKS", {op: parity.CHECKS[op]})
@@ -76,7 +76,7 @@ def test_a_backend_that_raises_is_a_finding(monkeypatch):
     def lost(*arguments):
         raise RuntimeError("an illegal memory access was encountered")
 
-    module = importlib.import_module("revelio_fast.ops.cpu.invert_code")
+    module = importlib.import_module("revelio_fast.ops.invert_code.cpu")
     monkeypatch.setattr(module, "invert_code", lost)
     monkeypatch.setattr(module, "unavailable", lambda: "")
     monkeypatch.setattr(parity, "CHECKS", {op: parity.CHECKS[op] for op in ("invert_code", "sparse_decode")})
@@ -86,7 +86,7 @@ def test_a_backend_that_raises_is_a_finding(monkeypatch):
 
 
 def test_a_backend_that_cannot_run_is_skipped_with_its_reason(monkeypatch):
-    module = importlib.import_module("revelio_fast.ops.triton.sparse_decode")
+    module = importlib.import_module("revelio_fast.ops.sparse_decode.triton")
     monkeypatch.setattr(module, "unavailable", lambda: "there is no CUDA device")
     monkeypatch.setattr(parity, "CHECKS", {"sparse_decode": parity.CHECKS["sparse_decode"]})
     found = list(parity.parity("cpu", ("triton",), ODD))

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from revelio_fast.ops import backends, dispatch, use_backend
-from revelio_fast.ops.cuda import native
+from revelio_fast.ops import backends, cuda_runtime, dispatch, use_backend
 from tests import shim
 
 
@@ -40,7 +39,7 @@ def shim_module():
 def cuda_on_host(shim_module, monkeypatch):
     """Backend "cuda" takes CPU tensors and runs its kernels in the shim."""
     shim.schedule(shim_module, seed=0)
-    monkeypatch.setattr(native, "load", lambda: shim_module)
+    monkeypatch.setattr(cuda_runtime, "load", lambda: shim_module)
     monkeypatch.setattr(dispatch, "on_host", dispatch.on_host | {"cuda"})
     return shim_module
 

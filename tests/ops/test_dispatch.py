@@ -23,7 +23,7 @@ def broken(monkeypatch):
     def fail(*arguments):
         raise RuntimeError("no memory left")
 
-    module = pytest.importorskip("revelio_fast.ops.cpu.sparse_decode")
+    module = pytest.importorskip("revelio_fast.ops.sparse_decode.cpu")
     monkeypatch.setattr(module, "sparse_decode", fail)
     monkeypatch.setattr(module, "unavailable", lambda: "")
     monkeypatch.setattr(dispatch, "_dropped", {})

@@ -6,8 +6,7 @@ The GPU is played by the "meta" device, where reading a value raises, and launch
 import pytest
 import torch
 
-from revelio_fast.ops import AdamRows, EncoderShadow, TopState, checks, dispatch
-from revelio_fast.ops.cuda import native
+from revelio_fast.ops import AdamRows, EncoderShadow, TopState, checks, cuda_runtime, dispatch
 from tests.fake_cuda import Syncs
 
 B, D, K, M = 6, 20, 4, 3
@@ -30,7 +29,7 @@ class Launches:
 @pytest.fixture
 def launches(monkeypatch) -> Launches:
     noted = Launches()
-    monkeypatch.setattr(native, "load", lambda: noted)
+    monkeypatch.setattr(cuda_runtime, "load", lambda: noted)
     interpreter = pytest.importorskip("triton.runtime.interpreter")
 
     def run(kernel, *arguments, grid, warmup, **options):

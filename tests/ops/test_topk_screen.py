@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from revelio_fast.ops import topk_encode, use_backend
-from revelio_fast.ops.cpu import topk_encode as backend
-from revelio_fast.ops.cpu.native import load
+from revelio_fast.ops.cpu_runtime import load
+from revelio_fast.ops.topk_encode import cpu as backend
 
 _C = pytest.importorskip("revelio_fast._C", reason="the extension is not built")
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from revelio_fast.ops.cpu.native import dense, load, threads, unavailable
+from revelio_fast.ops.cpu_runtime import dense, load, threads, unavailable
 
 __all__ = ["topk_encode", "unavailable"]
 

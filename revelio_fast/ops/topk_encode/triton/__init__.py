@@ -10,11 +10,11 @@ import torch
 import triton
 from torch import Tensor
 
-from revelio_fast.ops.triton.native import INTERPRETED, capability, unavailable
-from revelio_fast.ops.triton.topk_full import _score_rows
-from revelio_fast.ops.triton.topk_plan import FEW_ROWS, FULL_LATENTS, FULL_ROWS, Plan, plan, traffic
-from revelio_fast.ops.triton.topk_screen import _enc_top2, _round_rows
-from revelio_fast.ops.triton.topk_select import _rank, _rescore, _select_groups
+from revelio_fast.ops.topk_encode.triton.full import _score_rows
+from revelio_fast.ops.topk_encode.triton.screen import _enc_top2, _round_rows
+from revelio_fast.ops.topk_encode.triton.select import _rank, _rescore, _select_groups
+from revelio_fast.ops.topk_encode.triton_plan import FEW_ROWS, FULL_LATENTS, FULL_ROWS, Plan, plan, traffic
+from revelio_fast.ops.triton_runtime import INTERPRETED, capability, unavailable
 
 __all__ = ["aot_cases", "encode", "topk_encode", "traffic", "unavailable"]
 

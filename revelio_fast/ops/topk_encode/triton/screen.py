@@ -6,7 +6,7 @@ docs/gpu-topk.md has the algorithm and its proof.
 import triton
 import triton.language as tl
 
-from revelio_fast.ops.triton.float_bits import nearest_bfloat16, pack_runner_up
+from revelio_fast.ops.topk_encode.triton.float_bits import nearest_bfloat16, pack_runner_up
 
 # A row or latent whose norm is larger, or NaN, is not screened: below, no product of two norms overflows.
 WILD = tl.constexpr(1e18)

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from revelio_fast.ops.triton.native import unavailable
-from revelio_fast.ops.triton.sparse_decode import bag
+from revelio_fast.ops.sparse_decode.triton import bag
+from revelio_fast.ops.triton_runtime import unavailable
 
 __all__ = ["sparse_residual", "unavailable"]
 

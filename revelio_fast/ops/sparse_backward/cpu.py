@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from revelio_fast.ops.cpu.invert_code import invert_code
-from revelio_fast.ops.cpu.native import addresses, dense, load, threads, unavailable
+from revelio_fast.ops.cpu_runtime import addresses, dense, load, threads, unavailable
+from revelio_fast.ops.invert_code.cpu import invert_code
 
 __all__ = ["decode_backward", "encode_backward", "sparse_backward", "unavailable"]
 

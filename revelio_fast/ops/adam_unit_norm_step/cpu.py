@@ -1,7 +1,7 @@
 """adam_unit_norm_step_ by csrc/cpu/adam_unit_norm_step.cpp."""
 
 from revelio_fast.ops import shadow
-from revelio_fast.ops.cpu.native import addresses, dense, load, threads, unavailable
+from revelio_fast.ops.cpu_runtime import addresses, dense, load, threads, unavailable
 
 __all__ = ["adam_unit_norm_step_", "unavailable"]
 

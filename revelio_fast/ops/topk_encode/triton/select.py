@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from revelio_fast.ops.triton.float_bits import NOTHING, best_member, from_ordered, ordered, runner_up_bound
-from revelio_fast.ops.triton.topk_screen import RELATIVE, WILD, bias_error, floor, row_scales
+from revelio_fast.ops.topk_encode.triton.float_bits import NOTHING, best_member, from_ordered, ordered, runner_up_bound
+from revelio_fast.ops.topk_encode.triton.screen import RELATIVE, WILD, bias_error, floor, row_scales
 
 
 @triton.jit

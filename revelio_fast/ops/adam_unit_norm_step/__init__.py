@@ -138,11 +138,6 @@ def adam_unit_norm_step_(
     )  # fmt: skip
 
 
-def adam_scalars(step: int, lr: float, beta1: float = 0.9, beta2: float = 0.999) -> tuple[float, float]:
-    """Adam's step size ``lr / (1 - beta1^step)`` and the root of its second bias correction, ``1 - beta2^step``."""
-    return lr / (1 - beta1**step), (1 - beta2**step) ** 0.5
-
-
 _SHADOW = ("shadow_weights", "shadow_norms", "shadow_residuals")
 
 

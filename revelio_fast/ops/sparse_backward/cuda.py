@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from revelio_fast.ops import checks
-from revelio_fast.ops.cuda import native
-from revelio_fast.ops.cuda.invert_code import invert_code
-from revelio_fast.ops.cuda.native import addresses, dense, unavailable
+from revelio_fast.ops import checks, cuda_runtime
+from revelio_fast.ops.cuda_runtime import addresses, dense, unavailable
+from revelio_fast.ops.invert_code.cuda import invert_code
 
 __all__ = ["decode_backward", "encode_backward", "sparse_backward", "unavailable"]
 
@@ -59,6 +58,6 @@ def encode_backward(
 
 def _run(tensors: dict[str, int], indices: Tensor, W: Tensor, relu: bool = False, k_aux: int = 0) -> None:
     (B, k), (n, d) = indices.shape, W.shape
-    module = native.load()
-    space = native.workspace(W, module.sparse_backward_workspace(B * k, n, d))
-    module.sparse_backward(tensors, space.data_ptr(), B, k, k_aux, d, n, relu, *native.place(W))
+    module = cuda_runtime.load()
+    space = cuda_runtime.workspace(W, module.sparse_backward_workspace(B * k, n, d))
+    module.sparse_backward(tensors, space.data_ptr(), B, k, k_aux, d, n, relu, *cuda_runtime.place(W))

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from revelio_fast.ops.reference.sparse_decode import sparse_decode
+from revelio_fast.ops.sparse_decode.reference import sparse_decode
 
 
 def sparse_residual(values: Tensor, indices: Tensor, W_dec: Tensor, b_pre: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from revelio_fast.ops.cpu.native import dense, load, unavailable
+from revelio_fast.ops.cpu_runtime import dense, load, unavailable
 
 __all__ = ["invert_code", "unavailable"]
 

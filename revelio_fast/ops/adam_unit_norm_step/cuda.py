@@ -1,8 +1,7 @@
 """adam_unit_norm_step_ by csrc/cuda/adam_unit_norm_step.cu."""
 
-from revelio_fast.ops import checks
-from revelio_fast.ops.cuda import native
-from revelio_fast.ops.cuda.native import addresses, dense, unavailable
+from revelio_fast.ops import checks, cuda_runtime
+from revelio_fast.ops.cuda_runtime import addresses, dense, unavailable
 
 __all__ = ["adam_unit_norm_step_", "unavailable"]
 
@@ -30,9 +29,9 @@ def adam_unit_norm_step_(
     if settled is not None:
         settled.index_fill_(0, indices.flatten(), 0)  # nothing is skipped here
     shadow = addresses(weights=shadow_weights, norms=shadow_norms, residuals=shadow_residuals)
-    module = native.load()
-    space = native.workspace(x, module.sparse_backward_workspace(B * k, n, d))
+    module = cuda_runtime.load()
+    space = cuda_runtime.workspace(x, module.sparse_backward_workspace(B * k, n, d))
     module.adam_unit_norm_step(
         batch, state, shadow, space.data_ptr(), B, k, k_aux, d, n, relu,
-        step, lr, beta1, beta2, eps, project, unit_norm, *native.place(x),
+        step, lr, beta1, beta2, eps, project, unit_norm, *cuda_runtime.place(x),
     )  # fmt: skip

@@ -2,9 +2,8 @@
 
 from torch import Tensor
 
-from revelio_fast.ops import checks
-from revelio_fast.ops.cuda import native
-from revelio_fast.ops.cuda.native import dense, unavailable
+from revelio_fast.ops import checks, cuda_runtime
+from revelio_fast.ops.cuda_runtime import dense, unavailable
 
 __all__ = ["top_activations_update_", "unavailable"]
 
@@ -17,4 +16,4 @@ def top_activations_update_(
     checks.indices_in_range(indices, n)
     batch = dense(values, image_ids, offsets, rows, slots)
     pointers = [t.data_ptr() for t in (state_values, state_image_ids, sums, counts, *batch)]
-    native.load().top_activations_update(*pointers, n, m, values.shape[1], *native.place(values))
+    cuda_runtime.load().top_activations_update(*pointers, n, m, values.shape[1], *cuda_runtime.place(values))

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from revelio_fast.ops.triton.float_bits import NOTHING, ordered
+from revelio_fast.ops.topk_encode.triton.float_bits import NOTHING, ordered
 
 
 @triton.jit

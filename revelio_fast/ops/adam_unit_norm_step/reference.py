@@ -3,8 +3,7 @@
 from torch import Tensor
 
 from revelio_fast.ops import shadow
-from revelio_fast.ops.adam_unit_norm_step import adam_scalars
-from revelio_fast.ops.reference.sparse_backward import sparse_backward
+from revelio_fast.ops.sparse_backward.reference import sparse_backward
 
 
 def adam_unit_norm_step_(
@@ -32,6 +31,11 @@ def adam_unit_norm_step_(
         settled.index_fill_(0, indices.flatten(), 0)
     if shadow_weights is not None:
         shadow.refresh_(W_enc, shadow_weights, shadow_norms, shadow_residuals)
+
+
+def adam_scalars(step: int, lr: float, beta1: float = 0.9, beta2: float = 0.999) -> tuple[float, float]:
+    """Adam's step size ``lr / (1 - beta1^step)`` and the root of its second bias correction, ``1 - beta2^step``."""
+    return lr / (1 - beta1**step), (1 - beta2**step) ** 0.5
 
 
 def _adam_(

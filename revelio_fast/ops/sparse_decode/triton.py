@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from revelio_fast.ops import checks
-from revelio_fast.ops.triton.decode_plan import SLOTS, tile, traffic, warps
-from revelio_fast.ops.triton.native import unavailable
+from revelio_fast.ops.sparse_decode.triton_plan import SLOTS, tile, traffic, warps
+from revelio_fast.ops.triton_runtime import unavailable
 
 __all__ = ["aot_cases", "sparse_decode", "traffic", "unavailable"]
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from revelio_fast.ops.cpu.native import dense, load, threads, unavailable
+from revelio_fast.ops.cpu_runtime import dense, load, threads, unavailable
 
 __all__ = ["sparse_residual", "unavailable"]
 
