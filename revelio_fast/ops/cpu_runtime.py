@@ -1,10 +1,12 @@
-"""The compiled module, and how tensors are handed to it: dense, as addresses."""
+"""The compiled CPU kernels, `revelio_fast._C`: how they are loaded, and whether they can run here.
+
+Each takes the fields of its params struct (csrc/params) as keywords; a tensor stands for its first element's address.
+"""
 
 import importlib
 from types import ModuleType
 
 import torch
-from torch import Tensor
 
 
 def load() -> ModuleType:
@@ -26,16 +28,6 @@ def unavailable() -> str:
     except RuntimeError as error:
         return str(error)
     return ""
-
-
-def dense(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Contiguous versions, which must be kept alive while the kernel runs."""
-    return tuple(tensor.detach().contiguous() for tensor in tensors)
-
-
-def addresses(**tensors: Tensor | None) -> dict[str, int]:
-    """Name -> address of the first element; absent tensors are left out."""
-    return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
 
 
 def threads() -> int:

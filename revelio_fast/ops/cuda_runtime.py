@@ -1,4 +1,8 @@
-"""The compiled CUDA module, and where its kernels run: on the device of the tensors, in torch's current stream."""
+"""The compiled CUDA kernels, `revelio_fast._cuda`: how they are loaded, whether they can run here, and where they run.
+
+Each takes the fields of its params struct (csrc/params) and of Place (csrc/cuda/kernels.h) as keywords; a tensor
+stands for its first element's address.
+"""
 
 import importlib
 from types import ModuleType
@@ -21,23 +25,13 @@ def unavailable() -> str:
     return "" if module.device_count() else "this machine has no CUDA device, or no driver for it"
 
 
-def place(tensor: Tensor) -> tuple[int, int]:
-    """Device index and stream handle for kernels on `tensor`; (0, 0) for CPU tensors, which the tests' shim takes."""
+def place(tensor: Tensor) -> dict[str, int]:
+    """Where kernels on `tensor` run: its device, torch's current stream. Zeros for CPU tensors, for the tests' shim."""
     if tensor.device.type != "cuda":
-        return 0, 0
-    return tensor.device.index, torch.cuda.current_stream(tensor.device).cuda_stream
+        return {"device": 0, "stream": 0}
+    return {"device": tensor.device.index, "stream": torch.cuda.current_stream(tensor.device).cuda_stream}
 
 
 def workspace(like: Tensor, size: int) -> Tensor:
     """`size` bytes on the device of `like`; torch's allocator keeps them for this stream until its work is done."""
     return torch.empty(size, dtype=torch.uint8, device=like.device)
-
-
-def dense(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Contiguous versions, which must be kept alive until the kernels are launched."""
-    return tuple(tensor.detach().contiguous() for tensor in tensors)
-
-
-def addresses(**tensors: Tensor | None) -> dict[str, int]:
-    """Name -> address of the first element; absent tensors are left out."""
-    return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from revelio_fast.ops import checks, dispatch
+from revelio_fast.ops.adam_unit_norm_step import reference
 from revelio_fast.ops.codes import Code, InverseCode
 from revelio_fast.ops.invert_code import invert_code
 from revelio_fast.ops.shadow import EncoderShadow, checked
@@ -138,53 +139,11 @@ def adam_unit_norm_step_(
     )  # fmt: skip
 
 
-_SHADOW = ("shadow_weights", "shadow_norms", "shadow_residuals")
-
-
-@torch.library.custom_op("revelio_fast::adam_unit_norm_step_", mutates_args=(*AdamRows._fields, *_SHADOW, "settled"))
-def _adam_unit_norm_step_(
-    W_enc: Tensor,
-    W_dec: Tensor,
-    b_enc: Tensor,
-    b_pre: Tensor,
-    m_enc: Tensor,
-    v_enc: Tensor,
-    m_dec: Tensor,
-    v_dec: Tensor,
-    m_b_enc: Tensor,
-    v_b_enc: Tensor,
-    m_b_pre: Tensor,
-    v_b_pre: Tensor,
-    x: Tensor,
-    values: Tensor,
-    indices: Tensor,
-    grad_x_hat: Tensor,
-    offsets: Tensor,
-    rows: Tensor,
-    slots: Tensor,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    relu: bool,
-    project: bool,
-    unit_norm: bool,
-    grad_aux: Tensor | None,
-    k_aux: int,
-    shadow_weights: Tensor | None = None,
-    shadow_norms: Tensor | None = None,
-    shadow_residuals: Tensor | None = None,
-    scalars: Tensor | None = None,
-    settled: Tensor | None = None,
-) -> None:
-    dispatch.call(
-        "adam_unit_norm_step_", x.device.type,
-        W_enc, W_dec, b_enc, b_pre, m_enc, v_enc, m_dec, v_dec, m_b_enc, v_b_enc, m_b_pre, v_b_pre,
-        x, values, indices, grad_x_hat, offsets, rows, slots,
-        step, lr, beta1, beta2, eps, relu, project, unit_norm, grad_aux, k_aux,
-        shadow_weights, shadow_norms, shadow_residuals, scalars, settled,
-    )  # fmt: skip
+_adam_unit_norm_step_ = dispatch.custom_op(
+    reference.adam_unit_norm_step_,
+    cuda="cuda",
+    mutates_args=(*AdamRows._fields, "shadow_weights", "shadow_norms", "shadow_residuals", "settled"),
+)
 
 
 @_adam_unit_norm_step_.register_fake

@@ -7,10 +7,12 @@ from revelio_fast.ops.sparse_backward.reference import sparse_backward
 
 
 def adam_unit_norm_step_(
-    W_enc, W_dec, b_enc, b_pre, m_enc, v_enc, m_dec, v_dec, m_b_enc, v_b_enc, m_b_pre, v_b_pre,
-    x, values, indices, grad_x_hat, offsets, rows, slots,
-    step, lr, beta1, beta2, eps, relu, project, unit_norm, grad_aux, k_aux,
-    shadow_weights, shadow_norms, shadow_residuals, scalars, settled,
+    W_enc: Tensor, W_dec: Tensor, b_enc: Tensor, b_pre: Tensor, m_enc: Tensor, v_enc: Tensor, m_dec: Tensor,
+    v_dec: Tensor, m_b_enc: Tensor, v_b_enc: Tensor, m_b_pre: Tensor, v_b_pre: Tensor,
+    x: Tensor, values: Tensor, indices: Tensor, grad_x_hat: Tensor, offsets: Tensor, rows: Tensor, slots: Tensor,
+    step: int, lr: float, beta1: float, beta2: float, eps: float, relu: bool, project: bool, unit_norm: bool,
+    grad_aux: Tensor | None, k_aux: int, shadow_weights: Tensor | None, shadow_norms: Tensor | None,
+    shadow_residuals: Tensor | None, scalars: Tensor | None, settled: Tensor | None,
 ) -> None:  # fmt: skip
     dW_dec, dW_enc, db_enc, db_pre, _, _ = sparse_backward(
         x, values, indices, grad_x_hat, W_enc, W_dec, b_pre, offsets, rows, slots, relu, False, grad_aux, k_aux
@@ -29,8 +31,7 @@ def adam_unit_norm_step_(
         W_dec /= W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
     if settled is not None:
         settled.index_fill_(0, indices.flatten(), 0)
-    if shadow_weights is not None:
-        shadow.refresh_(W_enc, shadow_weights, shadow_norms, shadow_residuals)
+    shadow.refresh_(W_enc, shadow_weights, shadow_norms, shadow_residuals)
 
 
 def adam_scalars(step: int, lr: float, beta1: float = 0.9, beta2: float = 0.999) -> tuple[float, float]:

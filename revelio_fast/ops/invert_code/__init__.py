@@ -1,10 +1,8 @@
 """`invert_code`: from the latents of each row to the rows of each latent, by a stable counting sort."""
 
-import torch
-from torch import Tensor
-
 from revelio_fast.ops import checks, dispatch
 from revelio_fast.ops.codes import Code, InverseCode
+from revelio_fast.ops.invert_code import reference
 
 
 def invert_code(code: Code, n: int) -> InverseCode:
@@ -33,9 +31,7 @@ def invert_code(code: Code, n: int) -> InverseCode:
     return InverseCode(*_invert_code(indices, n))
 
 
-@torch.library.custom_op("revelio_fast::invert_code", mutates_args=())
-def _invert_code(indices: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    return dispatch.call("invert_code", indices.device.type, indices, n)
+_invert_code = dispatch.custom_op(reference.invert_code, cuda="cuda")
 
 
 @_invert_code.register_fake

@@ -11,6 +11,7 @@ from torch import Tensor
 from revelio_fast.ops import checks, dispatch
 from revelio_fast.ops.codes import Code, InverseCode
 from revelio_fast.ops.invert_code import invert_code
+from revelio_fast.ops.sparse_backward import reference
 
 
 class SparseGradients(NamedTuple):
@@ -102,28 +103,9 @@ def check_backward(x, code, grad_x_hat, W_enc, W_dec, b_pre, grad_aux, k_aux) ->
     return values, indices
 
 
-@torch.library.custom_op("revelio_fast::sparse_backward", mutates_args=())
-def _sparse_backward(
-    x: Tensor,
-    values: Tensor,
-    indices: Tensor,
-    grad_x_hat: Tensor,
-    W_enc: Tensor,
-    W_dec: Tensor,
-    b_pre: Tensor,
-    offsets: Tensor,
-    rows: Tensor,
-    slots: Tensor,
-    relu: bool,
-    need_dx: bool,
-    grad_aux: Tensor | None,
-    k_aux: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return dispatch.call(
-        "sparse_backward",
-        x.device.type,
-        x, values, indices, grad_x_hat, W_enc, W_dec, b_pre, offsets, rows, slots, relu, need_dx, grad_aux, k_aux,
-    )  # fmt: skip
+_sparse_backward = dispatch.custom_op(reference.sparse_backward, cuda="cuda")
+decode_backward = dispatch.custom_op(reference.decode_backward, cuda="cuda", internal=True)
+encode_backward = dispatch.custom_op(reference.encode_backward, cuda="cuda", internal=True)
 
 
 @_sparse_backward.register_fake
@@ -133,23 +115,9 @@ def _(x, values, indices, grad_x_hat, W_enc, W_dec, b_pre, offsets, rows, slots,
     return W_dec.new_empty(n, d), W_dec.new_empty(n, d), x.new_empty(n), x.new_empty(d), torch.empty_like(values), dx
 
 
-@torch.library.custom_op("revelio_fast::decode_backward", mutates_args=())
-def decode_backward(grad: Tensor, values: Tensor, indices: Tensor, W_dec: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``dW_dec [n, d]`` and ``dvalues [B, k]`` of `sparse_decode` for ``grad [B, d]``."""
-    return dispatch.call("decode_backward", grad.device.type, grad, values, indices, W_dec)
-
-
 @decode_backward.register_fake
 def _(grad, values, indices, W_dec):
     return W_dec.new_empty(W_dec.shape), torch.empty_like(values)
-
-
-@torch.library.custom_op("revelio_fast::encode_backward", mutates_args=())
-def encode_backward(
-    x: Tensor, grad_values: Tensor, indices: Tensor, W_enc: Tensor, b_pre: Tensor, need_dx: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return ``dW_enc [n, d]``, ``db_enc [n]``, ``db_pre [d]`` and ``dx`` (empty unless wanted) of `topk_encode`."""
-    return dispatch.call("encode_backward", x.device.type, x, grad_values, indices, W_enc, b_pre, need_dx)
 
 
 @encode_backward.register_fake

@@ -1,58 +1,32 @@
 """sparse_backward and its two halves by csrc/cpu/sparse_backward.cpp."""
 
-import torch
+from typing import Any
+
 from torch import Tensor
 
-from revelio_fast.ops.cpu_runtime import addresses, dense, load, threads, unavailable
+from revelio_fast.ops.cpu_runtime import load, threads
 from revelio_fast.ops.invert_code.cpu import invert_code
-
-__all__ = ["decode_backward", "encode_backward", "sparse_backward", "unavailable"]
-
-
-def sparse_backward(
-    x, values, indices, grad_x_hat, W_enc, W_dec, b_pre, offsets, rows, slots, relu, need_dx, grad_aux, k_aux
-) -> tuple[Tensor, ...]:
-    x, values, indices, grad, W_enc, W_dec, b_pre = dense(x, values, indices, grad_x_hat, W_enc, W_dec, b_pre)
-    offsets, rows, slots = dense(offsets, rows, slots)
-    grad_aux = None if grad_aux is None else grad_aux.contiguous()
-    (B, k), (n, d) = values.shape, W_dec.shape
-    dW_dec, dW_enc = torch.empty_like(W_dec), torch.empty_like(W_enc)
-    db_enc, db_pre, dvalues = x.new_empty(n), x.new_empty(d), torch.empty_like(values)
-    dx = torch.empty_like(x) if need_dx else None
-    tensors = addresses(
-        x=x, values=values, indices=indices, grad=grad, grad_aux=grad_aux, W_enc=W_enc, W_dec=W_dec, b_pre=b_pre,
-        offsets=offsets, rows=rows, slots=slots, dW_dec=dW_dec, dW_enc=dW_enc, db_enc=db_enc, db_pre=db_pre,
-        dvalues=dvalues, dx=dx,
-    )  # fmt: skip
-    load().sparse_backward(tensors, B, k, k_aux, d, n, relu, threads())
-    return dW_dec, dW_enc, db_enc, db_pre, dvalues, x.new_empty(0) if dx is None else dx
+from revelio_fast.ops.sparse_backward import fields
 
 
-def decode_backward(grad: Tensor, values: Tensor, indices: Tensor, W_dec: Tensor) -> tuple[Tensor, Tensor]:
-    grad, values, indices, W_dec = dense(grad, values, indices, W_dec)
-    (B, k), (n, d) = values.shape, W_dec.shape
-    offsets, rows, slots = invert_code(indices, n)
-    dW_dec, dvalues = torch.empty_like(W_dec), torch.empty_like(values)
+def sparse_backward(**arguments: Any) -> tuple[Tensor, ...]:
+    """Arguments by name as in reference.py."""
+    given = fields.whole(**arguments)
+    load().sparse_backward(**given, threads=threads())
+    return fields.results(given, "dW_dec", "dW_enc", "db_enc", "db_pre", "dvalues", "dx")
+
+
+def decode_backward(grad_x_hat: Tensor, values: Tensor, indices: Tensor, W_dec: Tensor) -> tuple[Tensor, ...]:
+    given = fields.decoding(grad_x_hat, values, indices, W_dec, invert_code(indices, W_dec.shape[0]))
     # x is only prefetched when there is no encoder gradient: any [B, d] array will do
-    tensors = addresses(
-        x=grad, values=values, indices=indices, grad=grad, W_dec=W_dec, offsets=offsets, rows=rows, slots=slots,
-        dW_dec=dW_dec, dvalues=dvalues,
-    )  # fmt: skip
-    load().sparse_backward(tensors, B, k, 0, d, n, False, threads())
-    return dW_dec, dvalues
+    load().sparse_backward(**given, x=grad_x_hat, threads=threads())
+    return fields.results(given, "dW_dec", "dvalues")
 
 
 def encode_backward(
     x: Tensor, grad_values: Tensor, indices: Tensor, W_enc: Tensor, b_pre: Tensor, need_dx: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    x, dpre, indices, W_enc, b_pre = dense(x, grad_values, indices, W_enc, b_pre)
-    (B, k), (n, d) = dpre.shape, W_enc.shape
-    offsets, rows, slots = invert_code(indices, n)
-    dW_enc, db_enc, db_pre = torch.empty_like(W_enc), x.new_empty(n), x.new_empty(d)
-    dx = torch.empty_like(x) if need_dx else None
-    tensors = addresses(
-        x=x, indices=indices, W_enc=W_enc, b_pre=b_pre, offsets=offsets, rows=rows, slots=slots, dpre_given=dpre,
-        dW_enc=dW_enc, db_enc=db_enc, db_pre=db_pre, dx=dx,
-    )  # fmt: skip
-    load().sparse_backward(tensors, B, k, 0, d, n, False, threads())
-    return dW_enc, db_enc, db_pre, x.new_empty(0) if dx is None else dx
+) -> tuple[Tensor, ...]:
+    inverse = invert_code(indices, W_enc.shape[0])
+    given = fields.encoding(x, grad_values, indices, W_enc, b_pre, need_dx, inverse)
+    load().sparse_backward(**given, threads=threads())
+    return fields.results(given, "dW_enc", "db_enc", "db_pre", "dx")

@@ -1,11 +1,11 @@
 """`sparse_decode`: rebuild the features from their code, one weighted sum of k decoder rows per row."""
 
-import torch
 from torch import Tensor
 
 from revelio_fast.ops import checks, dispatch
 from revelio_fast.ops.codes import Code
 from revelio_fast.ops.sparse_backward import decode_backward
+from revelio_fast.ops.sparse_decode import reference
 
 
 def sparse_decode(code: Code, W_dec: Tensor, b_pre: Tensor) -> Tensor:
@@ -39,9 +39,7 @@ def sparse_decode(code: Code, W_dec: Tensor, b_pre: Tensor) -> Tensor:
     return _sparse_decode(values, indices, W_dec, b_pre)
 
 
-@torch.library.custom_op("revelio_fast::sparse_decode", mutates_args=())
-def _sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_pre: Tensor) -> Tensor:
-    return dispatch.call("sparse_decode", values.device.type, values, indices, W_dec, b_pre)
+_sparse_decode = dispatch.custom_op(reference.sparse_decode, cuda="triton")
 
 
 @_sparse_decode.register_fake

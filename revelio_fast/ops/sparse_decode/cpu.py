@@ -2,15 +2,13 @@
 
 from torch import Tensor
 
-from revelio_fast.ops.cpu_runtime import dense, load, threads, unavailable
-
-__all__ = ["sparse_decode", "unavailable"]
+from revelio_fast.ops.cpu_runtime import load, threads
 
 
 def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_pre: Tensor) -> Tensor:
-    values, indices, W_dec, b_pre = dense(values, indices, W_dec, b_pre)
     (B, k), (n, d) = values.shape, W_dec.shape
     x_hat = W_dec.new_empty(B, d)
-    pointers = [t.data_ptr() for t in (values, indices, W_dec, b_pre, x_hat)]
-    load().sparse_decode(*pointers, B, k, d, n, threads())
+    load().sparse_decode(
+        values=values, indices=indices, W_dec=W_dec, b_pre=b_pre, out=x_hat, B=B, k=k, d=d, n=n, threads=threads()
+    )
     return x_hat

@@ -8,10 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from revelio_fast.ops import checks
-from revelio_fast.ops.sparse_decode.triton_plan import SLOTS, tile, traffic, warps
-from revelio_fast.ops.triton_runtime import unavailable
-
-__all__ = ["aot_cases", "sparse_decode", "traffic", "unavailable"]
+from revelio_fast.ops.sparse_decode.triton_plan import SLOTS, tile, warps
 
 
 def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_pre: Tensor) -> Tensor:
@@ -21,8 +18,6 @@ def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_pre: Tensor)
 def bag(values: Tensor, indices: Tensor, W_dec: Tensor, b_pre: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor]:
     """``x_hat``, or with `x` ``x_hat - x`` and the sums of its squares ``[tiles, B]`` by tile of columns."""
     checks.indices_in_range(indices, W_dec.shape[0])
-    values, indices, W_dec, b_pre = (t.detach().contiguous() for t in (values, indices, W_dec, b_pre))
-    x = None if x is None else x.detach().contiguous()
     (B, k), d = values.shape, W_dec.shape[1]
     columns = tile(d)
     tiles = triton.cdiv(d, columns)

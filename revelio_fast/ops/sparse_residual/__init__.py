@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from revelio_fast.ops import checks, dispatch
 from revelio_fast.ops.codes import Code
 from revelio_fast.ops.sparse_backward import decode_backward
+from revelio_fast.ops.sparse_residual import reference
 
 
 class Residual(NamedTuple):
@@ -59,9 +59,7 @@ def sparse_residual(code: Code, W_dec: Tensor, b_pre: Tensor, x: Tensor) -> Resi
     return Residual(*_sparse_residual(values, indices, W_dec, b_pre, x))
 
 
-@torch.library.custom_op("revelio_fast::sparse_residual", mutates_args=())
-def _sparse_residual(values: Tensor, indices: Tensor, W_dec: Tensor, b_pre: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    return dispatch.call("sparse_residual", values.device.type, values, indices, W_dec, b_pre, x)
+_sparse_residual = dispatch.custom_op(reference.sparse_residual, cuda="triton")
 
 
 @_sparse_residual.register_fake

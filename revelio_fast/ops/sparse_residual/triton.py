@@ -3,9 +3,6 @@
 from torch import Tensor
 
 from revelio_fast.ops.sparse_decode.triton import bag
-from revelio_fast.ops.triton_runtime import unavailable
-
-__all__ = ["sparse_residual", "unavailable"]
 
 
 def sparse_residual(values: Tensor, indices: Tensor, W_dec: Tensor, b_pre: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

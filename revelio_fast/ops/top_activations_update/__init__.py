@@ -8,6 +8,7 @@ from torch import Tensor
 from revelio_fast.ops import checks, dispatch
 from revelio_fast.ops.codes import Code, InverseCode
 from revelio_fast.ops.invert_code import invert_code
+from revelio_fast.ops.top_activations_update import reference
 
 
 class TopState(NamedTuple):
@@ -83,25 +84,11 @@ def top_activations_update_(
     _top_activations_update_(*state, values, indices, image_ids, *inverse)
 
 
-@torch.library.custom_op(
-    "revelio_fast::top_activations_update_", mutates_args=("state_values", "state_image_ids", "sums", "counts")
+_top_activations_update_ = dispatch.custom_op(
+    reference.top_activations_update_,
+    cuda="cuda",
+    mutates_args=("state_values", "state_image_ids", "sums", "counts"),
 )
-def _top_activations_update_(
-    state_values: Tensor,
-    state_image_ids: Tensor,
-    sums: Tensor,
-    counts: Tensor,
-    values: Tensor,
-    indices: Tensor,
-    image_ids: Tensor,
-    offsets: Tensor,
-    rows: Tensor,
-    slots: Tensor,
-) -> None:
-    dispatch.call(
-        "top_activations_update_", values.device.type,
-        state_values, state_image_ids, sums, counts, values, indices, image_ids, offsets, rows, slots,
-    )  # fmt: skip
 
 
 @_top_activations_update_.register_fake

@@ -2,16 +2,12 @@
 
 from torch import Tensor
 
-from revelio_fast.ops.cpu_runtime import dense, load, threads, unavailable
-
-__all__ = ["top_activations_update_", "unavailable"]
+from revelio_fast.ops.cpu_runtime import load, threads
 
 
-def top_activations_update_(
-    state_values: Tensor, state_image_ids: Tensor, sums: Tensor, counts: Tensor,
-    values: Tensor, indices: Tensor, image_ids: Tensor, offsets: Tensor, rows: Tensor, slots: Tensor,
-) -> None:  # fmt: skip
-    batch = dense(values, indices, image_ids, offsets, rows, slots)
-    tensors = (state_values, state_image_ids, sums, counts, *batch)
+def top_activations_update_(state_values: Tensor, values: Tensor, **others: Tensor) -> None:
+    """Arguments by name as in reference.py; the kernel takes them under these names."""
     (B, k), (n, m) = values.shape, state_values.shape
-    load().top_activations_update(*[t.data_ptr() for t in tensors], B, n, m, k, threads())
+    load().top_activations_update(
+        state_values=state_values, values=values, **others, B=B, k=k, n=n, m=m, threads=threads()
+    )

@@ -3,17 +3,13 @@
 from torch import Tensor
 
 from revelio_fast.ops import checks, cuda_runtime
-from revelio_fast.ops.cuda_runtime import dense, unavailable
-
-__all__ = ["top_activations_update_", "unavailable"]
 
 
-def top_activations_update_(
-    state_values: Tensor, state_image_ids: Tensor, sums: Tensor, counts: Tensor,
-    values: Tensor, indices: Tensor, image_ids: Tensor, offsets: Tensor, rows: Tensor, slots: Tensor,
-) -> None:  # fmt: skip
-    n, m = state_values.shape
+def top_activations_update_(state_values: Tensor, values: Tensor, indices: Tensor, **others: Tensor) -> None:
+    """Arguments by name as in reference.py; the kernel takes them under these names."""
+    (B, k), (n, m) = values.shape, state_values.shape
     checks.indices_in_range(indices, n)
-    batch = dense(values, image_ids, offsets, rows, slots)
-    pointers = [t.data_ptr() for t in (state_values, state_image_ids, sums, counts, *batch)]
-    cuda_runtime.load().top_activations_update(*pointers, n, m, values.shape[1], *cuda_runtime.place(values))
+    cuda_runtime.load().top_activations_update(
+        state_values=state_values, values=values, indices=indices, **others, B=B, k=k, n=n, m=m,
+        **cuda_runtime.place(values),
+    )  # fmt: skip

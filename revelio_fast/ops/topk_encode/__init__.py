@@ -7,6 +7,7 @@ from revelio_fast.ops import checks, dispatch
 from revelio_fast.ops.codes import Code
 from revelio_fast.ops.shadow import EncoderShadow, checked
 from revelio_fast.ops.sparse_backward import encode_backward
+from revelio_fast.ops.topk_encode import reference
 
 PRECISIONS = ("fp32", "fast", "bf16")
 
@@ -68,23 +69,7 @@ def topk_encode(
     return Code(*_topk_encode(x, W_enc, b_enc, b_pre, k, relu, precision, *checked(shadow, n, d, W_enc.device)))
 
 
-@torch.library.custom_op("revelio_fast::topk_encode", mutates_args=())
-def _topk_encode(
-    x: Tensor,
-    W_enc: Tensor,
-    b_enc: Tensor,
-    b_pre: Tensor,
-    k: int,
-    relu: bool,
-    precision: str,
-    shadow_weights: Tensor | None = None,
-    shadow_norms: Tensor | None = None,
-    shadow_residuals: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    return dispatch.call(
-        "topk_encode", x.device.type,
-        x, W_enc, b_enc, b_pre, k, relu, precision, shadow_weights, shadow_norms, shadow_residuals,
-    )  # fmt: skip
+_topk_encode = dispatch.custom_op(reference.topk_encode, cuda="triton")
 
 
 @_topk_encode.register_fake

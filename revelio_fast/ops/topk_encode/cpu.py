@@ -1,22 +1,21 @@
-"""topk_encode by csrc/cpu/topk_encode.cpp, after a screen of topk_few.h or topk_screen.h where it exists and pays."""
+"""topk_encode by csrc/cpu/topk_encode/, after a screen of few.h or screen.h where it exists and pays."""
 
 import torch
 from torch import Tensor
 
-from revelio_fast.ops.cpu_runtime import dense, load, threads, unavailable
-
-__all__ = ["topk_encode", "unavailable"]
+from revelio_fast.ops.cpu_runtime import load, threads
 
 
 def topk_encode(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_pre: Tensor, k: int, relu: bool, precision: str, *shadow: Tensor | None
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_pre: Tensor, k: int, relu: bool, precision: str, **shadow: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    x, W_enc, b_enc, b_pre = dense(x, W_enc, b_enc, b_pre)
     (B, d), n = x.shape, W_enc.shape[0]
     values, indices = x.new_empty(B, k), x.new_empty(B, k, dtype=torch.int64)
-    pointers = [t.data_ptr() for t in (x, W_enc, b_enc, b_pre, values, indices)]
-    screen = screen_for(precision, B, d, n, k)
-    load().topk_encode(*pointers, B, d, n, k, relu, precision == "bf16", screen, threads())
+    load().topk_encode(
+        screen_for(precision, B, d, n, k),
+        x=x, W_enc=W_enc, b_enc=b_enc, b_pre=b_pre, values=values, indices=indices,
+        B=B, d=d, n=n, k=k, relu=relu, bf16=precision == "bf16", threads=threads(),
+    )  # fmt: skip
     return values, indices
 
 

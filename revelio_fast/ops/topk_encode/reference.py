@@ -7,8 +7,9 @@ SCORES_PER_BLOCK = 2**26  # 256 MB of float32
 
 
 def topk_encode(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_pre: Tensor, k: int, relu: bool, precision: str, *shadow: Tensor | None
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_pre: Tensor, k: int, relu: bool, precision: str,
+    shadow_weights: Tensor | None, shadow_norms: Tensor | None, shadow_residuals: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     centred = x - b_pre
     if precision == "bf16":
         centred, W_enc = centred.bfloat16().float(), W_enc.bfloat16().float()

@@ -13,10 +13,8 @@ from torch import Tensor
 from revelio_fast.ops.topk_encode.triton.full import _score_rows
 from revelio_fast.ops.topk_encode.triton.screen import _enc_top2, _round_rows
 from revelio_fast.ops.topk_encode.triton.select import _rank, _rescore, _select_groups
-from revelio_fast.ops.topk_encode.triton_plan import FEW_ROWS, FULL_LATENTS, FULL_ROWS, Plan, plan, traffic
-from revelio_fast.ops.triton_runtime import INTERPRETED, capability, unavailable
-
-__all__ = ["aot_cases", "encode", "topk_encode", "traffic", "unavailable"]
+from revelio_fast.ops.topk_encode.triton_plan import FEW_ROWS, FULL_LATENTS, FULL_ROWS, Plan, plan
+from revelio_fast.ops.triton_runtime import INTERPRETED, capability
 
 PADDING = 64  # columns: no tile of the GEMM is cut off along d, and every row starts at 16 bytes
 BAND = 8  # row blocks that share what they read of W_enc
@@ -65,9 +63,9 @@ class Candidates(NamedTuple):
 
 
 def topk_encode(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_pre: Tensor, k: int, relu: bool, precision: str, *shadow: Tensor | None
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, b_pre: Tensor, k: int, relu: bool, precision: str, **shadow: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    return encode(x, W_enc, b_enc, b_pre, k, relu, precision, *shadow)[:2]
+    return encode(x, W_enc, b_enc, b_pre, k, relu, precision, **shadow)[:2]
 
 
 def encode(
@@ -83,7 +81,6 @@ def encode(
     shadow_residuals: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Candidates]:
     """The code, and the candidates that it was chosen from."""
-    x, W_enc, b_enc, b_pre = (t.detach().contiguous() for t in (x, W_enc, b_enc, b_pre))
     (B, d), n = x.shape, W_enc.shape[0]
     sizes = plan(B, d, n, k, precision, capability(x.device))
     shapes = {"latents": (B, sizes.slots), "keys": (B, sizes.slots), "known": (B,), "total": (B,), "overflown": (B,)}

@@ -1,7 +1,7 @@
 // topk_encode: the k best float32 scores of each row; "bf16" without bfloat16 instructions is float32 on rounded
 // inputs.
-#include "cpu/topk_few.h"
-#include "cpu/topk_scan.h"
+#include "cpu/topk_encode/few.h"
+#include "cpu/topk_encode/scan.h"
 
 namespace revelio {
 namespace REVELIO_ISA {

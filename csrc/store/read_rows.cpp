@@ -1,15 +1,14 @@
 // read_rows: rows of a store by positioned reads. Unlike mapped pages, what is read does not stay in the process, a
 // file that was cut short is an error instead of a signal, and scattered rows do not pull in their neighbours from
 // disk.
+#include "store/read_rows.h"
+
 #include <fcntl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <vector>
-
-#include "cpu/kernels.h"
 
 namespace revelio {
 

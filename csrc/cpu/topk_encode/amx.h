@@ -12,7 +12,7 @@
 #include <immintrin.h>
 
 #include "cpu/amx_tiles.h"
-#include "cpu/topk_narrow.h"
+#include "cpu/topk_encode/narrow.h"
 
 namespace revelio {
 namespace REVELIO_ISA {

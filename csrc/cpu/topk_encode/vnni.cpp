@@ -1,6 +1,6 @@
 // The kernels that need AVX512-VNNI beside the rest of AVX-512.
-#include "cpu/topk_int8.h"
-#include "cpu/topk_screen.h"
+#include "cpu/topk_encode/int8.h"
+#include "cpu/topk_encode/screen.h"
 
 namespace revelio {
 namespace REVELIO_ISA {

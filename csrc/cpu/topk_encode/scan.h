@@ -3,8 +3,8 @@
 // tile, thread or batch it falls in.
 #pragma once
 
-#include "cpu/topk_rows.h"
-#include "cpu/topk_tile.h"
+#include "cpu/topk_encode/rows.h"
+#include "cpu/topk_encode/tile.h"
 
 namespace revelio {
 namespace REVELIO_ISA {

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "cpu/topk_rows.h"
+#include "cpu/topk_encode/rows.h"
 
 namespace revelio {
 namespace REVELIO_ISA {

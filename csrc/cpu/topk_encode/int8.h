@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-#include "cpu/topk_narrow.h"
+#include "cpu/topk_encode/narrow.h"
 
 namespace revelio {
 namespace REVELIO_ISA {

@@ -1,8 +1,8 @@
 // The kernels that need AVX512-BF16 beside the rest of AVX-512.
-#include "cpu/topk_bf16.h"
-#include "cpu/topk_few.h"
-#include "cpu/topk_scan.h"
-#include "cpu/topk_screen.h"
+#include "cpu/topk_encode/bf16.h"
+#include "cpu/topk_encode/few.h"
+#include "cpu/topk_encode/scan.h"
+#include "cpu/topk_encode/screen.h"
 
 namespace revelio {
 namespace REVELIO_ISA {

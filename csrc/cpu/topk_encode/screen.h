@@ -4,8 +4,8 @@
 
 #include <immintrin.h>
 
-#include "cpu/topk_narrow.h"
-#include "cpu/topk_survivors.h"
+#include "cpu/topk_encode/narrow.h"
+#include "cpu/topk_encode/survivors.h"
 
 namespace revelio {
 namespace REVELIO_ISA {

@@ -5,9 +5,9 @@
 
 #include <cmath>
 
-#include "cpu/topk_dots.h"
-#include "cpu/topk_narrow.h"
-#include "cpu/topk_survivors.h"
+#include "cpu/topk_encode/dots.h"
+#include "cpu/topk_encode/narrow.h"
+#include "cpu/topk_encode/survivors.h"
 
 namespace revelio {
 namespace REVELIO_ISA {

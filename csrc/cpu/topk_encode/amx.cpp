@@ -1,11 +1,11 @@
 // The screens and bfloat16 scores by AMX, and a check that its sums are right on the machine at hand.
-#include "cpu/topk_amx.h"
+#include "cpu/topk_encode/amx.h"
 
-#include "cpu/topk_bf16.h"
-#include "cpu/topk_few.h"
-#include "cpu/topk_int8.h"
-#include "cpu/topk_scan.h"
-#include "cpu/topk_screen.h"
+#include "cpu/topk_encode/bf16.h"
+#include "cpu/topk_encode/few.h"
+#include "cpu/topk_encode/int8.h"
+#include "cpu/topk_encode/scan.h"
+#include "cpu/topk_encode/screen.h"
 
 namespace revelio {
 namespace REVELIO_ISA {

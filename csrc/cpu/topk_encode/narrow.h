@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "cpu/topk_tile.h"
+#include "cpu/topk_encode/tile.h"
 
 namespace revelio {
 namespace REVELIO_ISA {

@@ -1,5 +1,5 @@
 // The loops of limits.h: tiles of multiply-adds with their sums in registers, reading and updating large arrays.
-#include "cpu/limits.h"
+#include "bench/limits.h"
 
 #ifdef REVELIO_AMX
 #include "cpu/amx_access.h"
