@@ -10,18 +10,22 @@
 
 namespace revelio {
 
-// The names of all fields of some structs, as Python's interned strings: a call's own keywords are the same objects.
+// A field's name as Python's interned string, which a call's own keyword is the same object as, and whether an earlier
+// field of another struct has it, too.
+struct FieldName {
+    PyObject *interned;
+    bool repeated;
+};
+
 struct FieldNames {
-    std::vector<PyObject *> all;
-    Py_ssize_t distinct = 0;
+    std::vector<FieldName> all;
 
     template <typename Field>
     void operator()(const char *name, Field &, bool) {
         PyObject *interned = PyUnicode_InternFromString(name);
-        bool met = false;
-        for (PyObject *other : all) met |= other == interned;
-        distinct += !met;
-        all.push_back(interned);
+        bool repeated = false;
+        for (const FieldName &other : all) repeated |= other.interned == interned;
+        all.push_back({interned, repeated});
     }
 };
 
@@ -32,7 +36,9 @@ class FieldFiller {
 
     template <typename Field>
     void operator()(const char *name, Field &field, bool required) {
-        PyObject *key = names_.all[at_++], *value = PyDict_GetItemWithError(keywords_, key);
+        const FieldName &key = names_.all[at_++];
+        PyObject *value = PyDict_GetItemWithError(keywords_, key.interned);
+        taken_ += value && !key.repeated;
         if (value && value != Py_None) {
             set(field, value);
             if (PyErr_Occurred()) throw pybind11::error_already_set();
@@ -43,10 +49,11 @@ class FieldFiller {
 
     // After all fields: whether every keyword was one of them.
     void refuse_others() const {
+        if (taken_ == PyDict_Size(keywords_)) return;
         PyObject *key, *value;
         for (Py_ssize_t next = 0; PyDict_Next(keywords_, &next, &key, &value);) {
             bool known = false;
-            for (PyObject *name : names_.all) known |= name == key || PyUnicode_Compare(name, key) == 0;
+            for (const FieldName &name : names_.all) known |= PyUnicode_Compare(name.interned, key) == 0;
             if (!known) {
                 throw pybind11::type_error(std::string(function_) + " has no argument " +
                                            pybind11::str(key).cast<std::string>());
@@ -73,6 +80,7 @@ class FieldFiller {
     PyObject *keywords_;
     const FieldNames &names_;
     size_t at_ = 0;
+    Py_ssize_t taken_ = 0;
 };
 
 // Fills all structs of a function from one call's keywords; a name may be a field of several. Raises TypeError for a
@@ -86,7 +94,7 @@ void fill(const char *function, const pybind11::kwargs &keywords, Params &...par
     }();
     FieldFiller filler(function, keywords.ptr(), names);
     (visit_fields(params, filler), ...);
-    if (PyDict_Size(keywords.ptr()) != names.distinct) filler.refuse_others();
+    filler.refuse_others();
 }
 
 }  // namespace revelio
