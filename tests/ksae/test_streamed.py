@@ -11,8 +11,8 @@ import torch
 
 from revelio_fast import ActivationStore, KSAEConfig, train_ksae
 from revelio_fast.ksae import features, rows
-from revelio_fast.ksae.features import Features
-from revelio_fast.ksae.rows import TrainingRows
+from revelio_fast.ksae.batches import TrainingRows
+from revelio_fast.ksae.row_sources import Features
 from revelio_fast.store import StoreError
 from tests.ksae.data import planted
 
