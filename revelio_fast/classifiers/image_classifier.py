@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from revelio_fast.classifiers import MapClassifier, Prediction
 from revelio_fast.classifiers.feature_record import extractor_of
+from revelio_fast.classifiers.map_classifier import MapClassifier, Prediction
 from revelio_fast.classifiers.predictions import Classified, PredictionLog, matched_labels
 from revelio_fast.data import ImageSource, open_source
 from revelio_fast.features import FeatureExtractor

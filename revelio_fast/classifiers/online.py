@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from revelio_fast.classifiers import CachedMaps, DiffCConfig, DiffCResult, train_on
+from revelio_fast.classifiers.config import DiffCConfig
 from revelio_fast.classifiers.feature_record import feature_record
+from revelio_fast.classifiers.map_source import CachedMaps
+from revelio_fast.classifiers.results import DiffCResult
+from revelio_fast.classifiers.training import train_on
 from revelio_fast.data import BrokenImageError, ImageSource, RandomCrops, open_source
 from revelio_fast.features import FeatureExtractor, MapStore, extract_maps
 

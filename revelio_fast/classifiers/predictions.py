@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
-from revelio_fast.classifiers import accuracy_interval, confusion_matrix
+from revelio_fast.classifiers.results import accuracy_interval, confusion_matrix
 from revelio_fast.data import ImageItem, ImageSource
 
 COLUMNS = ("image_id", "path", "label", "predicted")

@@ -8,7 +8,7 @@ import random
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from revelio_fast.data import ImageSource
+from revelio_fast.data.image_source import ImageSource
 from revelio_fast.data.preprocess import to_rgb
 
 if TYPE_CHECKING:

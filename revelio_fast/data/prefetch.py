@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from revelio_fast.data import BrokenImageError, ImageItem, ImageSource
+from revelio_fast.data.image_source import BrokenImageError, ImageItem, ImageSource
 from revelio_fast.profiling import nvtx_range
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from revelio_fast.data import BrokenImageError, ImageSource, SourceError
-from revelio_fast.features import prompts
-from revelio_fast.models import ModelError
+from revelio_fast.models import ModelError, prompts
 from revelio_fast.models.clip_prompts import Prediction, ZeroShot, readable, zero_shot
 from tests.tiny import picture
 
