@@ -66,7 +66,7 @@ def doctor(
 
 
 def _cpu_extension() -> str:
-    from revelio_fast.ops.cpu.native import load, unavailable
+    from revelio_fast.ops.cpu_runtime import load, unavailable
 
     reason = unavailable()
     if reason:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from revelio_fast.ops.cpu import native
+from revelio_fast.ops import cpu_runtime
 from revelio_fast.store.manifest import DTYPES, Manifest
 from revelio_fast.store.shards import features_start, refuse_unreadable
 
@@ -19,7 +19,7 @@ class PositionedRows:
     """Reads rows ``[r, d]`` in the stored dtype; memory and open files do not grow with the store.
 
     The rows of one request are read in the order of the files, neighbours together, and all of them are announced to
-    the disk before the first is waited for. By csrc/cpu/read_rows.cpp, without a Python call per row; where the
+    the disk before the first is waited for. By csrc/store/read_rows.cpp, without a Python call per row; where the
     extension is not built, by a loop here.
     """
 
@@ -56,10 +56,12 @@ class PositionedRows:
     def _read(self, ordered: Tensor, places: Tensor, out: Tensor) -> tuple[int, int]:
         """Fill `out`; the shard that could not be read and why: errno, or -1 where it ended too early, or 0."""
         row_bytes = self._d * self._dtype.itemsize
-        native_read = getattr(native.load(), "read_rows", None) if not native.unavailable() else None
+        native_read = getattr(cpu_runtime.load(), "read_rows", None) if not cpu_runtime.unavailable() else None
         if native_read is not None:
-            tensors = (self._bases, self._starts, ordered, places, out)
-            return native_read(self._paths, *(tensor.data_ptr() for tensor in tensors), len(ordered), row_bytes)
+            return native_read(
+                self._paths, bases=self._bases, starts=self._starts, rows=ordered, places=places, out=out,
+                count=len(ordered), row_bytes=row_bytes,
+            )  # fmt: skip
         pieces = memoryview(out.view(torch.uint8).numpy().data).cast("B")
         shards = (torch.searchsorted(self._starts, ordered, right=True) - 1).tolist()
         offsets = (self._bases[shards] + (ordered - self._starts[shards]) * row_bytes).tolist()
