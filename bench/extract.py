@@ -1,6 +1,6 @@
 """Extraction against the authors' loop: python -m bench extract FOLDER --work one|sweep|block [--json FILE].
 
-FOLDER is a pipeline in diffusers format; where the real weights cannot be had, random ones of examples/ do. The loop of
+FOLDER is a pipeline in diffusers format; where the real weights cannot be had, random ones of tools/ do. The loop of
 the authors' extract_feature.py is written here from its description: for each layer and timestep anew it embeds the
 empty prompt, encodes the images, adds noise and runs the whole network in float32 with a hook on the layer. It is given
 our noise, so that the features can be compared, and pools like us instead of writing full maps.

@@ -1,4 +1,4 @@
-"""CUDA graphs: work warmed up beside the current stream, then captured. May be used anywhere."""
+"""CUDA graphs: work warmed up on a side stream, then captured. May be used anywhere."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 Result = TypeVar("Result")
 
 
-def beside(run: Callable[[], Result], device: torch.device, cuda: Any = torch.cuda) -> Result:
+def warm_up_on_side_stream(run: Callable[[], Result], device: torch.device, cuda: Any = torch.cuda) -> Result:
     """Run in a side stream, as work before its capture must: kernels are compiled and workspaces allocated in it.
 
     `device`, where `run` finds its tensors, is the current one meanwhile: kernels are launched on the current device.
-    `cuda` is ``torch.cuda``, or what stands for it in tests. Both here and in `captured`.
+    `cuda` is ``torch.cuda``, or what stands for it in tests. Both here and in `capture_graph`.
     """
     side = cuda.Stream(device)
     side.wait_stream(cuda.current_stream(device))
@@ -24,7 +24,7 @@ def beside(run: Callable[[], Result], device: torch.device, cuda: Any = torch.cu
     return result
 
 
-def captured(run: Callable[[], Result], device: torch.device, cuda: Any = torch.cuda) -> tuple[Any, Result]:
+def capture_graph(run: Callable[[], Result], device: torch.device, cuda: Any = torch.cuda) -> tuple[Any, Result]:
     """The graph of `run`, and what it returned: memory that each replay fills anew."""
     graph = cuda.CUDAGraph()
     # torch's own stream for captures lies on the device that was current when it was first used, for ever

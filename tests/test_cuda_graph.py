@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from revelio_fast.cuda_graph import beside, captured
+from revelio_fast.cuda_graph import capture_graph, warm_up_on_side_stream
 from tests.fake_cuda import FakeCuda
 
 SECOND = torch.device("cuda", 1)
@@ -15,8 +15,8 @@ def test_work_is_queued_with_its_device_current():
     def work():
         return cuda.current, x + 1
 
-    assert beside(work, SECOND, cuda)[0] == SECOND and cuda.current is None
-    graph, (current, outputs) = captured(work, SECOND, cuda)
+    assert warm_up_on_side_stream(work, SECOND, cuda)[0] == SECOND and cuda.current is None
+    graph, (current, outputs) = capture_graph(work, SECOND, cuda)
     assert current == SECOND and cuda.current is None
     x.fill_(5)
     graph.replay()
@@ -27,8 +27,8 @@ def test_work_is_queued_with_its_device_current():
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_a_model_on_the_second_gpu_is_captured_there():
     x = torch.ones(3, device=SECOND)
-    beside(lambda: x + 1, SECOND)
-    graph, outputs = captured(lambda: x + 1, SECOND)
+    warm_up_on_side_stream(lambda: x + 1, SECOND)
+    graph, outputs = capture_graph(lambda: x + 1, SECOND)
     x.fill_(5)
     graph.replay()
     assert outputs.tolist() == [6, 6, 6] and torch.cuda.current_device() == 0

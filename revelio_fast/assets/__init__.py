@@ -9,7 +9,7 @@ def mini_sd_path() -> Path:
     """Folder of mini-sd in diffusers format, as `FeatureExtractor.from_pretrained` takes it.
 
     mini-sd has the layout of Stable Diffusion (VAE, text encoder, UNet with four up blocks, noise schedule) at 32
-    pixels. `examples/train_mini_sd.py` trained it; docs/mini-sd.md is its card.
+    pixels. `tools/train_mini_sd.py` trained it; docs/mini-sd.md is its card.
 
     Returns
     -------
@@ -26,6 +26,6 @@ def mini_sd_path() -> Path:
             raise FileNotFoundError(
                 f"The weights of mini-sd are missing: {folder / part} holds no .safetensors file. "
                 "Install revelio-fast from a wheel or a full checkout, or train the model with "
-                "'python -m examples.train_mini_sd --out RUN' and give the folder RUN/model as the model."
+                "'python -m tools.train_mini_sd --out RUN' and give the folder RUN/model as the model."
             )
     return folder

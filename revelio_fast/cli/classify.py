@@ -11,8 +11,7 @@ from revelio_fast.cli.errors import number_list
 from revelio_fast.cli.options import Column, ImageSize, Limit, Model, OnError, Quiet, Revision, Split
 
 if TYPE_CHECKING:
-    from revelio_fast.classify import Classified
-    from revelio_fast.diffc import DiffCConfig, DiffCResult
+    from revelio_fast.classifiers import Classified, DiffCConfig, DiffCResult
 
 SOURCE = typer.Argument(
     help="Folder of images or class folders, CSV, parquet, Hugging Face data set id, or 'digits'.", show_default=False
@@ -76,7 +75,7 @@ def train_diffc(
     quiet: Quiet = False,
 ) -> None:
     """Train and test Diff-C, the convolutional classifier of feature maps."""
-    from revelio_fast.diffc import DiffCConfig
+    from revelio_fast.classifiers import DiffCConfig
 
     config = DiffCConfig(
         head=head, epochs=epochs, batch_size=batch_size, width=width, dropout=dropout, lr=lr,
@@ -85,9 +84,10 @@ def train_diffc(
     if cache == "maps":
         result = _train_cached(Path(data), Path(test) if test else None, test_share, config, out, not quiet)
     else:
-        from revelio_fast.classify import train_diffc_online
-        from revelio_fast.features import FeatureExtractor, open_source
-        from revelio_fast.features.prompts import choose_prompts
+        from revelio_fast.classifiers import train_diffc_online
+        from revelio_fast.data import open_source
+        from revelio_fast.features import FeatureExtractor
+        from revelio_fast.models.prompts import choose_prompts
         from revelio_fast.pipeline import model_path
         from revelio_fast.pipeline.inputs import hold_out
 
@@ -116,8 +116,7 @@ def _train_cached(
 ) -> DiffCResult:
     import torch
 
-    from revelio_fast.classify import cached_training_maps, feature_record
-    from revelio_fast.diffc import CachedMaps, train_on
+    from revelio_fast.classifiers import CachedMaps, cached_training_maps, feature_record, train_on
     from revelio_fast.features import MapStore
     from revelio_fast.pipeline.inputs import hold_out_positions
 
@@ -176,9 +175,9 @@ def classify(
     quiet: Quiet = False,
 ) -> None:
     """Classify new images with a trained classifier; with labels, the accuracy and the confusion matrix too."""
-    from revelio_fast.classify import load_classifier
-    from revelio_fast.features import open_source
-    from revelio_fast.features.prompts import File
+    from revelio_fast.classifiers import load_classifier
+    from revelio_fast.data import open_source
+    from revelio_fast.models.prompts import File
     from revelio_fast.pipeline import model_path
 
     trained = load_classifier(
@@ -222,9 +221,11 @@ def zero_shot(
     quiet: Quiet = False,
 ) -> None:
     """Diffusion Classifier (Li et al., 2023): name the class whose prompt denoises an image best; no training."""
-    from revelio_fast.classify import Pruning, ZeroShotClassifier, class_prompts
-    from revelio_fast.features import OUTPUT, FeatureExtractor, open_source
-    from revelio_fast.features.clip_prompts import default_templates
+    from revelio_fast.classifiers import Pruning, ZeroShotClassifier, class_prompts
+    from revelio_fast.data import open_source
+    from revelio_fast.features import FeatureExtractor
+    from revelio_fast.models import OUTPUT
+    from revelio_fast.models.clip_prompts import default_templates
     from revelio_fast.pipeline import model_path
 
     source = open_source(

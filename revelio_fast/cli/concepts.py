@@ -31,8 +31,8 @@ def top_images(
 ) -> None:
     """Find the images that activate each latent most, and draw contact sheets of the top latents."""
     from revelio_fast import concepts
-    from revelio_fast.features import open_source
-    from revelio_fast.ksae import load_sae
+    from revelio_fast.data import open_source
+    from revelio_fast.interop import load_sae
     from revelio_fast.report import ContactSheets, LayerRun
     from revelio_fast.report.contact import write_sheets
     from revelio_fast.store import ActivationStore

@@ -7,8 +7,8 @@ import typer
 
 def datasets() -> None:
     """List the paper's data sets: name, images, classes, where they come from, licence, and how CLIP is asked."""
-    from revelio_fast.features import PAPER_DATASETS
-    from revelio_fast.features.sources.paper import ROOT_VARIABLE
+    from revelio_fast.data import PAPER_DATASETS
+    from revelio_fast.data.paper_datasets import ROOT_VARIABLE
 
     for name, each in PAPER_DATASETS.items():
         images = ", ".join(f"{split} {count:,}" for split, count in each.splits.items())

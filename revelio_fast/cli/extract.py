@@ -74,8 +74,9 @@ def extract(
     """Extract pooled features (or full maps) of several layers and timesteps; continues after a kill."""
     import torch
 
-    from revelio_fast.features import FeatureExtractor, RandomCrops, extract_maps, extract_to_store, open_source
-    from revelio_fast.features.prompts import choose_prompts
+    from revelio_fast.data import RandomCrops, open_source
+    from revelio_fast.features import FeatureExtractor, extract_maps, extract_to_store
+    from revelio_fast.models.prompts import choose_prompts
     from revelio_fast.pipeline import model_path
 
     if variants and not maps:

@@ -16,7 +16,7 @@ def layers(
     revision: Revision = None,
 ) -> None:
     """List a model's layers with their shapes and the share of compute up to each."""
-    from revelio_fast.features import layer_table
+    from revelio_fast.models import layer_table
     from revelio_fast.pipeline import model_path
 
     typer.echo(f"{'layer':<14}{'C x H x W':>18}{'compute up to it':>20}{'parameters':>16}")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
-from revelio_fast.diffc import DiffCConfig
-from revelio_fast.features.prompts import choose_prompts
+from revelio_fast.classifiers import DiffCConfig
 from revelio_fast.ksae import KSAEConfig
+from revelio_fast.models.prompts import choose_prompts
 
 MINI_SD = "mini-sd"
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from revelio_fast.features.embedded_prompts import EmbeddedPrompts
-from revelio_fast.features.families import Conditioning, ModelFamily
 from revelio_fast.features.fixed_shape import FixedShapeForward
 from revelio_fast.features.noise import image_noise
-from revelio_fast.features.ranges import nvtx_range
-from revelio_fast.features.spec import ModelSpec
+from revelio_fast.models.embedded_prompts import EmbeddedPrompts
+from revelio_fast.models.families import Conditioning, ModelFamily
+from revelio_fast.models.spec import ModelSpec
+from revelio_fast.profiling import nvtx_range
 
 Key = tuple[str, int]
 

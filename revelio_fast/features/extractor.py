@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from revelio_fast.data import BrokenImageError, ImageItem, ImageSource, open_source
+from revelio_fast.data.prefetch import decoded_groups
+from revelio_fast.data.preprocess import as_pixels, image_to_tensor
 from revelio_fast.features.batch_features import BatchFeatures, Key
-from revelio_fast.features.embedded_prompts import EmbeddedPrompts
-from revelio_fast.features.families import LayerCost, ModelFamily, find_family
-from revelio_fast.features.prefetch import decoded_groups
-from revelio_fast.features.preprocess import as_pixels, image_to_tensor
-from revelio_fast.features.prompts import Fixed, Prompts, as_prompts
-from revelio_fast.features.sources import BrokenImageError, ImageItem, ImageSource, open_source
-from revelio_fast.features.spec import ModelError, ModelSpec, checked_dtype, checked_timesteps, refuse_repeats
+from revelio_fast.models.embedded_prompts import EmbeddedPrompts
+from revelio_fast.models.families import LayerCost, ModelFamily, find_family
+from revelio_fast.models.prompts import Fixed, Prompts, as_prompts
+from revelio_fast.models.spec import ModelError, ModelSpec, checked_dtype, checked_timesteps, refuse_repeats
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -123,7 +123,7 @@ class FeatureExtractor:
             ``"cuda"`` if there is one, else ``"cpu"``.
         official : bool
             DiT only, for comparison with numbers of the authors' code: no noise is added, and tokens are viewed as
-            maps without the transpose, which scrambles them (`revelio_fast.features.dit.DiT`).
+            maps without the transpose, which scrambles them (`revelio_fast.models.dit.DiT`).
         compile : bool
             Compile the truncated network with torch.compile; the first forward of a batch shape takes long, and
             results differ in the rounding.

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from revelio_fast.data import ImageSource
 from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor, Key
-from revelio_fast.features.ranges import nvtx_range
-from revelio_fast.features.sources import ImageSource
+from revelio_fast.profiling import nvtx_range
 from revelio_fast.store import Background
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from revelio_fast.cuda_graph import beside, captured
+from revelio_fast.cuda_graph import capture_graph, warm_up_on_side_stream
 
 Outputs = dict[str, Tensor]
 WARM_UP = 3
@@ -63,6 +63,6 @@ class FixedShapeForward:
             for _ in range(WARM_UP):
                 self._function(*arguments)
 
-        beside(warm_up, static[0].device, self._cuda)
-        graph, outputs = captured(lambda: self._function(*arguments), static[0].device, self._cuda)
+        warm_up_on_side_stream(warm_up, static[0].device, self._cuda)
+        graph, outputs = capture_graph(lambda: self._function(*arguments), static[0].device, self._cuda)
         return graph, static, outputs

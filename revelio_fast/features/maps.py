@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from revelio_fast.features.crops import RandomCrops
+from revelio_fast.data import ImageSource, open_source
+from revelio_fast.data.crops import RandomCrops
 from revelio_fast.features.extractor import FeatureExtractor, Key
 from revelio_fast.features.fill import fill
 from revelio_fast.features.map_writer import (
@@ -26,7 +27,6 @@ from revelio_fast.features.map_writer import (
     MapWriter,
 )
 from revelio_fast.features.skipped import write_skipped
-from revelio_fast.features.sources import ImageSource, open_source
 from revelio_fast.features.to_store import about_layer, image_prompts, layer_folder
 
 VARIANTS = "variants"

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from revelio_fast.atomic import atomic_write_bytes
-from revelio_fast.features.prompts import Fixed, Prompts
-from revelio_fast.features.sources import ImageSource, SourceError
+from revelio_fast.data import ImageSource, SourceError
+from revelio_fast.models.prompts import Fixed, Prompts
 
 
 def record_name(prompts: Prompts) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from revelio_fast.atomic import atomic_write_bytes
-from revelio_fast.features.sources import BrokenImageError
+from revelio_fast.data import BrokenImageError
 
 FILE_NAME = "skipped.csv"
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from revelio_fast.data import ImageSource, open_source
 from revelio_fast.features.extractor import FeatureExtractor, Key
 from revelio_fast.features.fill import fill
 from revelio_fast.features.prompt_record import record, record_name
 from revelio_fast.features.skipped import FILE_NAME, write_skipped
-from revelio_fast.features.sources import ImageSource, open_source
 from revelio_fast.store import ActivationStore
 
 FLUSH_SECONDS = 60.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from revelio_fast import ops
-from revelio_fast.cuda_graph import beside, captured
+from revelio_fast.cuda_graph import capture_graph, warm_up_on_side_stream
 from revelio_fast.gpu_check.findings import Finding
 from revelio_fast.gpu_check.problems import Problem, Shape, differing, problem
 from revelio_fast.ksae.config import KSAEConfig
@@ -84,8 +84,8 @@ def _tensors(p: Problem) -> Outputs:
 def _replay(cuda: Any, run: Callable[..., Outputs], held: Outputs, fresh: Outputs) -> float:
     """Capture on `held`, replay on `fresh`: how many elements are not those of an eager run."""
     held = tuple(tensor.clone() for tensor in held)  # a replay reads where the capture did
-    beside(lambda: run(*held), held[0].device, cuda)
-    graph, outputs = captured(lambda: run(*held), held[0].device, cuda)
+    warm_up_on_side_stream(lambda: run(*held), held[0].device, cuda)
+    graph, outputs = capture_graph(lambda: run(*held), held[0].device, cuda)
     for ours, theirs in zip(held, fresh, strict=True):
         ours.copy_(theirs)
     graph.replay()

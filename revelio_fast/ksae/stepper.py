@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from revelio_fast.cuda_graph import beside, captured
+from revelio_fast.cuda_graph import capture_graph, warm_up_on_side_stream
 from revelio_fast.ksae.config import KSAEConfig
 from revelio_fast.ksae.engines import take_step
+from revelio_fast.ksae.evaluation import note_activity
 from revelio_fast.ksae.state import TrainingState
-from revelio_fast.ksae.statistics import note_activity
 from revelio_fast.ops import adam_scalars, dispatch
 
 WARM_UP = 3  # steps of each batch shape before its graph is captured: kernels are compiled and workspaces grow in them
@@ -86,10 +86,10 @@ class Stepper:
         seen = self._seen.get(x.shape, 0)
         self._seen[x.shape] = seen + 1
         if seen < WARM_UP:
-            return beside(lambda: self._without_readback(x), x.device, self._cuda)
+            return warm_up_on_side_stream(lambda: self._without_readback(x), x.device, self._cuda)
         if x.shape not in self._graphs:
             held = x.clone()
-            graph, report = captured(lambda: self._without_readback(held), held.device, self._cuda)
+            graph, report = capture_graph(lambda: self._without_readback(held), held.device, self._cuda)
             self._graphs[x.shape] = graph, held, report
         graph, held, report = self._graphs[x.shape]
         held.copy_(x)

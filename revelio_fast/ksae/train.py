@@ -16,12 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
+from revelio_fast.ksae.batches import TrainingRows, training_device
 from revelio_fast.ksae.config import KSAEConfig
-from revelio_fast.ksae.features import StoreLike, given_validation
+from revelio_fast.ksae.evaluation import held_out_fvu, official_statistics
 from revelio_fast.ksae.model import KSparseAutoencoder
-from revelio_fast.ksae.rows import TrainingRows, training_device
+from revelio_fast.ksae.row_sources import StoreLike, given_validation
 from revelio_fast.ksae.state import TrainingState, load_checkpoint, save_checkpoint
-from revelio_fast.ksae.statistics import held_out_fvu, official_statistics
 from revelio_fast.ksae.stepper import Stepper
 
 

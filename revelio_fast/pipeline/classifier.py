@@ -8,10 +8,18 @@ from typing import Any
 
 from torch import Tensor
 
-from revelio_fast.classify import cached_training_maps, feature_record, train_diffc_online
+from revelio_fast.classifiers import (
+    CachedMaps,
+    DiffCConfig,
+    DiffCResult,
+    MapClassifier,
+    cached_training_maps,
+    feature_record,
+    train_diffc_online,
+    train_on,
+)
 from revelio_fast.config import RunConfig
-from revelio_fast.diffc import CachedMaps, DiffCConfig, DiffCResult, MapClassifier, train_on
-from revelio_fast.features import ImageSource
+from revelio_fast.data import ImageSource
 from revelio_fast.pipeline.extraction import LATENTS, MODEL, PIXELS, RANDOM, Extraction, Key, maps_of, raw_maps_of
 from revelio_fast.pipeline.inputs import Images
 from revelio_fast.pipeline.measure import read_columns

@@ -13,18 +13,10 @@ from torch import Tensor
 
 from revelio_fast.concepts import flat_features, pixel_features
 from revelio_fast.config import RunConfig
-from revelio_fast.features import (
-    BrokenImageError,
-    FeatureExtractor,
-    ImageItem,
-    ImageSource,
-    MapStore,
-    RandomCrops,
-    extract_maps,
-    extract_to_store,
-)
-from revelio_fast.features.prompts import choose_prompts
+from revelio_fast.data import BrokenImageError, ImageItem, ImageSource, RandomCrops
+from revelio_fast.features import FeatureExtractor, MapStore, extract_maps, extract_to_store
 from revelio_fast.features.to_store import layer_folder
+from revelio_fast.models.prompts import choose_prompts
 from revelio_fast.pipeline.inputs import Images, model_key, model_path, prompts_key
 from revelio_fast.pipeline.stages import Stage, Stages
 from revelio_fast.store import ActivationStore

@@ -13,8 +13,8 @@ import torch
 
 from revelio_fast.config import PromptSection, RunConfig, SourceSection
 from revelio_fast.config.sections import MINI_SD
-from revelio_fast.features import ImageSource, open_source
-from revelio_fast.features.sources.paper import local_copy, paper_name
+from revelio_fast.data import ImageSource, open_source
+from revelio_fast.data.paper_datasets import local_copy, paper_name
 
 WHOLE_FILE_BYTES = 64 << 20
 

@@ -63,7 +63,8 @@ def test_mini_sd_in_bf16(tmp_path: Path) -> None:
     """
     pytest.importorskip("mlxtend")
     from revelio_fast.assets import mini_sd_path
-    from revelio_fast.features import FeatureExtractor, extract_to_store, open_source
+    from revelio_fast.data import open_source
+    from revelio_fast.features import FeatureExtractor, extract_to_store
 
     digits = open_source("digits", limit=40)
     stores = {

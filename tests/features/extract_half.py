@@ -7,7 +7,7 @@ import sys
 from safetensors.torch import save_file
 
 from revelio_fast.features import FeatureExtractor
-from tests.features.conftest import picture
+from tests.tiny import picture
 
 if __name__ == "__main__":
     out, half, *models = sys.argv[1:]

@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from revelio_fast.features import FeatureExtractor, ImageSource, extract_maps, extract_to_store, open_source
+from revelio_fast.data import ImageSource, open_source
+from revelio_fast.features import FeatureExtractor, extract_maps, extract_to_store
 
 SHARD_ROWS = 5
 BATCH_SIZE = 3

@@ -11,14 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from revelio_fast.features import (
-    BrokenImageError,
-    FeatureExtractor,
-    ImageSource,
-    extract_to_store,
-    image_to_tensor,
-    open_source,
-)
+from revelio_fast.data import BrokenImageError, ImageSource, image_to_tensor, open_source
+from revelio_fast.features import FeatureExtractor, extract_to_store
 from revelio_fast.features.noise import image_noise
 from revelio_fast.store import StoreError
 

@@ -10,7 +10,7 @@ import torch
 from revelio_fast.features import FeatureExtractor
 from revelio_fast.features.fixed_shape import FixedShapeForward
 from tests.fake_cuda import FakeCuda, Syncs
-from tests.features.conftest import picture
+from tests.tiny import picture
 
 
 def test_on_the_cpu_the_function_itself_is_called() -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from revelio_fast.features import open_source
+from revelio_fast.data import open_source
 from revelio_fast.store import ActivationStore
 from tests.features import killed_extraction
-from tests.features.conftest import picture
+from tests.tiny import picture
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PICTURES = 40

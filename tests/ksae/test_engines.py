@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from revelio_fast import KSAEConfig, KSparseAutoencoder, train_ksae
-from revelio_fast.ksae.rows import TrainingRows
-from revelio_fast.ksae.statistics import official_statistics
+from revelio_fast.ksae.batches import TrainingRows
+from revelio_fast.ksae.evaluation import official_statistics
 from tests.ksae.data import planted
 
 STEPS, D, N = 50, 16, 96

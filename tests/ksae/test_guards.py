@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from revelio_fast import KSAEConfig, KSparseAutoencoder, load_sae, train_ksae
+from revelio_fast.ksae.batches import TrainingRows
 from revelio_fast.ksae.engines import take_step
-from revelio_fast.ksae.rows import TrainingRows
-from revelio_fast.ksae.statistics import official_statistics
+from revelio_fast.ksae.evaluation import official_statistics
 from tests.ksae.data import planted
 
 SMALL = dict(k=3, n_latents=48, steps=20, batch_size=50, warmup_steps=5, log_every=5, checkpoint_every=10)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from examples.planted_recovery import recovered_share
+from tools.planted_recovery import recovered_share
 
 
 def test_the_untrained_decoder_knows_none_of_the_directions():

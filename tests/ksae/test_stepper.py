@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from revelio_fast import KSAEConfig, KSparseAutoencoder
-from revelio_fast.ksae.rows import TrainingRows
+from revelio_fast.ksae.batches import TrainingRows
 from revelio_fast.ksae.state import TrainingState
 from revelio_fast.ksae.stepper import WARM_UP, Stepper
 from tests.fake_cuda import FakeCuda, Syncs

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from revelio_fast import ActivationStore, KSAEConfig, train_ksae
-from revelio_fast.ksae import features, rows
-from revelio_fast.ksae.features import Features
-from revelio_fast.ksae.rows import TrainingRows
+from revelio_fast.ksae import batches, row_sources
+from revelio_fast.ksae.batches import TrainingRows
+from revelio_fast.ksae.row_sources import Features
 from revelio_fast.store import StoreError
 from tests.ksae.data import planted
 
@@ -124,7 +124,7 @@ def test_a_store_is_held_where_a_third_of_the_free_memory_holds_it(tmp_path, mon
     store = stored(tmp_path)
     size = store.rows * store.d * 2
     for free, held in ((3 * size, True), (3 * size - 3, False)):
-        monkeypatch.setattr(features, "available_memory", lambda free=free: free)
+        monkeypatch.setattr(row_sources, "available_memory", lambda free=free: free)
         chosen = Features("data", ActivationStore.open(store.path))
         assert (chosen.held is not None) == held
     assert Features("data", ActivationStore.open(store.path), "memory").held.dtype == torch.bfloat16
@@ -156,7 +156,7 @@ def test_a_validation_store_is_read_in_blocks(tmp_path):
 
 
 def test_no_more_rows_are_held_out_than_the_bound(monkeypatch):
-    monkeypatch.setattr(rows, "MOST_HELD_OUT", 30)
+    monkeypatch.setattr(batches, "MOST_HELD_OUT", 30)
     taken = TrainingRows(planted(1000)[0], 50, 0, 0.05)
     assert (len(taken.apart), taken.count) == (30, 970)
 

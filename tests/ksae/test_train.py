@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from revelio_fast import ActivationStore, KSAEConfig, KSparseAutoencoder, train_ksae
+from revelio_fast.ksae.batches import TrainingRows
 from revelio_fast.ksae.engines import take_step
-from revelio_fast.ksae.rows import TrainingRows
+from revelio_fast.ksae.evaluation import note_activity
 from revelio_fast.ksae.state import TrainingState
-from revelio_fast.ksae.statistics import note_activity
 from tests.ksae.data import planted
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,9 +3,10 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from tests.amx import PROCESSOR_HAS_AMX
 
 REPORT = "import torch; from revelio_fast import _C; print(_C.isa())"
 
@@ -35,7 +36,7 @@ def test_an_unknown_instruction_set_is_named():
 
 def test_amx_is_refused_with_a_sentence_where_the_processor_lacks_it():
     pytest.importorskip("revelio_fast._C", reason="the extension is not built")
-    if "amx_tile" in Path("/proc/cpuinfo").read_text():
+    if PROCESSOR_HAS_AMX:
         pytest.skip("this processor has AMX")
     asked = python("-c", REPORT, isa="amx")
     assert "RuntimeError: REVELIO_ISA=amx: this processor does not have it" in asked.stderr

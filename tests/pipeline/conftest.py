@@ -1,39 +1,10 @@
-"""A tiny Stable Diffusion with random weights, and forty labelled pictures in two folders."""
+"""The settings of a whole run over a tiny model and forty labelled pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
-
-from examples.make_random_model import save_random_model
-from tests.features.conftest import save_tiny_clip
-
-
-@pytest.fixture(scope="session")
-def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_random_model("sd15", tmp_path_factory.mktemp("pipeline") / "sd", "tiny", torch.float32)
-
-
-@pytest.fixture(scope="session")
-def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_clip(tmp_path_factory.mktemp("clip") / "clip")
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``dark`` and ``light`` class folders of twenty pictures each: any feature tells them apart."""
-    root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for name, level in (("dark", 40), ("light", 200)):
-        (root / name).mkdir()
-        for number in range(20):
-            small = np.clip(rng.normal(level, 25, (5, 5, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(small).resize((36, 32), Image.Resampling.BICUBIC).save(root / name / f"{number:02}.png")
-    return root
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from revelio_fast.classifiers import DiffCConfig
 from revelio_fast.config import ConfigError, RunConfig, load_config, parse_config
-from revelio_fast.diffc import DiffCConfig
 from revelio_fast.ksae import KSAEConfig
 
 LEAST = "source: {spec: digits}\n"

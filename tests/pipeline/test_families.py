@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples.make_random_model import save_random_model
 from revelio_fast.config import parse_config
 from revelio_fast.pipeline import run
 from revelio_fast.store import ActivationStore
 from tests.pipeline.test_cli import fails, works
+from tools.make_random_model import save_random_model
 
 
 @pytest.fixture(scope="module")

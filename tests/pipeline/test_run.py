@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from revelio_fast.classifiers import DiffC, MapClassifier
 from revelio_fast.concepts import TopActivations
 from revelio_fast.config import parse_config
-from revelio_fast.diffc import DiffC, MapClassifier
-from revelio_fast.features import BrokenImageError
-from revelio_fast.ksae import load_sae
+from revelio_fast.data import BrokenImageError
+from revelio_fast.interop import load_sae
 from revelio_fast.pipeline import run
 from revelio_fast.pipeline.inputs import hold_out_positions, open_images
 from revelio_fast.pipeline.main_table import main_table

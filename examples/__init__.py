@@ -1,1 +1,0 @@
-"""Examples: scripts a user can run from the repository's root, each with `python -m examples.<name>`."""

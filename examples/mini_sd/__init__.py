@@ -1,1 +1,0 @@
-"""Parts of `examples/train_mini_sd.py`: the design of the networks, the data, and the training loops."""

@@ -1,0 +1,141 @@
+"""Random crops: their sizes, what they are drawn from, and their maps beside the centre crop's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from revelio_fast.data import RandomCrops, image_to_tensor, open_source
+from revelio_fast.features import FeatureExtractor, MapStore, MapStoreError, extract_maps
+from revelio_fast.features import maps as maps_module
+
+KEY = ("bottleneck", 25)
+
+
+def test_crops_keep_area_shape_and_place() -> None:
+    crops = RandomCrops(32)
+    mirrored, areas = 0, []
+    for image_id in range(400):
+        (left, top, right, bottom), turned = crops.draw(image_id, 1, 200, 160)
+        width, height = right - left, bottom - top
+        assert left >= 0 and right <= 200 and top >= 0 and bottom <= 160
+        # Sides are rounded to whole pixels: half a pixel of either side moves area and ratio by less than 1 %.
+        areas.append(width * height / (200 * 160))
+        assert 0.79 < areas[-1] <= 1.0 and 0.99 * 3 / 4 < width / height < 1.01 * 4 / 3
+        mirrored += turned
+    assert min(areas) < 0.83 and max(areas) > 0.95
+    # 400 tosses have a standard deviation of 10.
+    assert 150 < mirrored < 250
+    assert not any(RandomCrops(32, mirror=False).draw(i, 1, 200, 160)[1] for i in range(50))
+
+
+def test_a_crop_depends_on_seed_image_and_draw_only() -> None:
+    crops = RandomCrops(32, seed=3)
+    assert crops.draw(7, 2, 200, 160) == RandomCrops(16, seed=3).draw(7, 2, 200, 160)
+    different = {crops.draw(7, 2, 200, 160), crops.draw(8, 2, 200, 160), crops.draw(7, 3, 200, 160)}
+    assert len(different | {RandomCrops(32, seed=4).draw(7, 2, 200, 160)}) == 4
+
+
+def test_a_very_long_image_gets_its_middle() -> None:
+    box, _ = RandomCrops(32, mirror=False).draw(0, 0, 1000, 30)
+    assert box == (480, 0, 520, 30)
+
+
+def test_the_pixels_are_the_boxs() -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (90, 120, 4), dtype=np.uint8), "RGBA")
+    crops = RandomCrops(24)
+    turned = set()
+    for image_id in range(8):
+        box, mirrored = crops.draw(image_id, 5, 120, 90)
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        expected = np.asarray(Image.alpha_composite(white, image).convert("RGB").crop(box).resize((24, 24), 2))
+        found = np.asarray(crops.crop(image, image_id, 5))
+        assert np.array_equal(found, expected[:, ::-1] if mirrored else expected)
+        turned.add(mirrored)
+    assert turned == {True, False}
+
+
+@pytest.mark.parametrize("settings, words", [({"least_area": 0.0}, "least_area is 0.0"), ({"size": 0}, "size is 0")])
+def test_bad_settings_are_named(settings: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        RandomCrops(**{"size": 32, **settings})
+
+
+def test_a_cropped_source_keeps_ids_labels_and_orientation(class_folder: Path) -> None:
+    source = open_source(class_folder)
+    cropped = RandomCrops(32).source(source, 1)
+    assert cropped.labels == source.labels and cropped.class_names == source.class_names
+    assert cropped.item(3).load().size == (32, 32) and cropped.subset([3, 4])[0].image_id == 3
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = class_folder / "dog" / "99.png"
+    Image.linear_gradient("L").resize((60, 40)).save(path, exif=exif)
+    item = open_source(class_folder)[11]
+    crops = RandomCrops(32, mirror=False)
+    upright = np.asarray(crops.crop(item.load(), 11, 0))
+    assert np.array_equal(np.asarray(crops.source(open_source(class_folder), 0).item(11).load()), upright)
+
+
+@pytest.fixture(scope="module")
+def extractor(tiny_sd: Path) -> FeatureExtractor:
+    return FeatureExtractor.from_pretrained(tiny_sd, ["bottleneck"], [25])
+
+
+def test_variants_are_maps_of_crops_with_noise_of_their_own(
+    extractor: FeatureExtractor, class_folder: Path, tmp_path: Path
+) -> None:
+    crops = RandomCrops(32, seed=1)
+    options = {"batch_size": 4, "store_dtype": torch.float32, "progress": False}
+    store = extract_maps(extractor, class_folder, tmp_path, variants=2, crops=crops, **options)[KEY]
+    plain = extract_maps(extractor, class_folder, tmp_path / "plain", **options)[KEY]
+    assert torch.equal(store.maps, plain.maps) and not plain.variants()
+    first, second = store.variants()
+    assert torch.equal(first.image_ids, store.image_ids) and torch.equal(first.labels, store.labels)
+    assert first.about["crop"] == {**crops.about(), "draw": 1} and second.about["crop"]["draw"] == 2
+    assert (second.path / second.about["skipped"]).resolve() == (tmp_path / "skipped.csv").resolve()
+    assert not torch.equal(first.maps, second.maps) and not torch.equal(first.maps, store.maps)
+    # Independently: the crop as an image, draw 2 of the noise.
+    source = open_source(class_folder)
+    pixels = [image_to_tensor(crops.crop(item.load(), item.image_id, 2), 32) for item in source]
+    batch = torch.zeros(4, 3, 32, 32)
+    batch[: len(pixels[8:])] = torch.stack(pixels[8:])
+    expected = extractor._features(batch, [8, 9, 10], [0, 1, 2], [""] * 3, (), False, 2)[KEY]
+    assert torch.equal(second.maps[8:], expected)
+    assert not torch.equal(expected, extractor._features(batch, [8, 9, 10], [0, 1, 2], [""] * 3, (), False, 1)[KEY])
+
+
+def test_variants_continue_after_an_interrupt(
+    extractor: FeatureExtractor, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"batch_size": 4, "variants": 2, "progress": False}
+    whole = extract_maps(extractor, class_folder, tmp_path / "whole", **options)[KEY]
+    append, calls = maps_module.MapWriter.append, []
+
+    def append_or_die(self, *arguments) -> None:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        append(self, *arguments)
+
+    monkeypatch.setattr(maps_module.MapWriter, "append", append_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        extract_maps(extractor, class_folder, tmp_path / "cut", **options)
+    monkeypatch.undo()
+    with pytest.raises(MapStoreError, match="unfinished"):
+        MapStore.open(tmp_path / "cut" / "bottleneck" / "t25").variants()
+    again = extract_maps(extractor, class_folder, tmp_path / "cut", **options)[KEY]
+    for a, b in zip([whole, *whole.variants()], [again, *again.variants()], strict=True):
+        assert torch.equal(a.maps, b.maps)
+
+
+def test_variants_of_other_images_are_refused(extractor: FeatureExtractor, class_folder: Path, tmp_path: Path) -> None:
+    options = {"batch_size": 4, "progress": False}
+    extract_maps(extractor, open_source(class_folder, limit=8), tmp_path, variants=1, **options)
+    store = extract_maps(extractor, class_folder, tmp_path, **options)[KEY]
+    with pytest.raises(MapStoreError, match="holds other images"):
+        store.variants()

@@ -1,0 +1,1 @@
+"""Parts of `tools/train_mini_sd.py`: the design of the networks, the data, and the training loops."""
