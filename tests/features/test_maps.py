@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from revelio_fast.features.map_writer import MapWriter
 
 from revelio_fast.features import FeatureExtractor, MapStore, MapStoreError, extract_maps
-from revelio_fast.features.map_writer import MapWriter
 
 KEY = ("up_ft1", 25)
 

@@ -83,6 +83,7 @@ def test_an_error_of_the_writing_thread_is_the_error_of_the_extraction(
     tiny_sd: Path, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     from revelio_fast.features.map_writer import MapWriter
+
     from revelio_fast.store import writer
 
     kind = writer.StoreWriter if what == "stores" else MapWriter
