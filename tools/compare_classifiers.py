@@ -116,11 +116,10 @@ class Comparison:
         """Train a head on cached maps (their crops, if there are any) and time it on the test images."""
         out = self.work / folder / method.replace(" ", "-")
         started = time.perf_counter()
-        crops = [variant.maps for variant in train.variants()]
         train_on(
-            CachedMaps(crops or train.maps, train.labels), CachedMaps(test.maps, test.labels),
+            CachedMaps(train.variants() or train, train.labels), CachedMaps(test, test.labels),
             self.config("resnet" if method.startswith("SD") else "diffc"), out_dir=out, n_classes=len(DIGIT_NAMES),
-            class_names=DIGIT_NAMES, features=feature_record(test.about), progress=False,
+            class_names=DIGIT_NAMES, features=feature_record(test.metadata), progress=False,
         )  # fmt: skip
         self.trained(method, out, words, time.perf_counter() - started, prompt)
 

@@ -16,9 +16,9 @@ MINI_SD = "mini-sd"
 OF_THE_IMAGES = ("source", "class_names", "skipped", "prompts", "crop")
 
 
-def feature_record(about: dict[str, Any]) -> dict[str, Any]:
-    """What maps depend on besides the images, from a map store's `about`; the packaged model goes by its name."""
-    record = {name: value for name, value in about.items() if name not in OF_THE_IMAGES}
+def feature_record(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What maps depend on besides the images, from a store's `metadata`; the packaged model goes by its name."""
+    record = {name: value for name, value in metadata.items() if name not in OF_THE_IMAGES}
     if Path(str(record.get("model"))) == mini_sd_path():
         record["model"] = MINI_SD
     return record

@@ -70,7 +70,8 @@ class OnlineMaps:
     def key(self) -> str:
         """Digest of the extractor's and the crops' settings, all ids, labels, names and prompts, and 16 images."""
         about = {
-            **self._extractor.about(), "key": list(self._key), "crops": self._crops.about(), "batch": self._batch_size
+            **self._extractor.metadata(), "key": list(self._key), "crops": self._crops.about(),
+            "batch": self._batch_size,
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for item in self._source:
@@ -163,11 +164,11 @@ def train_diffc_online(
     (store,) = stores.values()
     return train_on(
         online,
-        CachedMaps(store.maps, store.labels),
+        CachedMaps(store, store.labels),
         config,
         out_dir=out_dir,
         class_names=class_names or train.class_names,
-        features=feature_record(store.about),
+        features=feature_record(store.metadata),
         device=extractor.device,
         progress=progress,
     )
@@ -184,10 +185,10 @@ def cached_training_maps(store: MapStore, config: DiffCConfig, rows: Tensor | No
     rows : Tensor, optional
         Int64; all rows with a label by default.
     """
-    crops = [variant.maps for variant in store.variants()]
+    crops = store.variants()
     rows = (store.labels >= 0).nonzero().flatten() if rows is None else rows
     mirror = config.augmentation == "flip" and not crops
-    return CachedMaps(crops or store.maps, store.labels, rows=rows, mirror=mirror, seed=config.seed)
+    return CachedMaps(crops or store, store.labels, rows=rows, mirror=mirror, seed=config.seed)
 
 
 def labelled(source: ImageSource) -> ImageSource:

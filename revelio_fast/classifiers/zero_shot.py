@@ -131,7 +131,7 @@ class ZeroShotClassifier:
         self._forward = FixedShapeForward(family.forward, extractor.device)
         count = self.pruning.samples[-1]
         self._timesteps = [(2 * i + 1) * family.num_timesteps // (2 * count) for i in range(count)]
-        self._seed = int(extractor.about()["seed"])
+        self._seed = int(extractor.metadata()["seed"])
 
     def errors(self, pixels: Tensor, image_id: int = 0) -> DenoisingErrors:
         """Judge one image ``[3, S, S]`` in [-1, 1]."""
@@ -201,7 +201,7 @@ class ZeroShotClassifier:
         labels, note = matched_labels(source, self.class_names)
         if note:
             warnings.warn(note, stacklevel=2)
-        about = {name: value for name, value in self.extractor.about().items() if name != "prompt"}
+        about = {name: value for name, value in self.extractor.metadata().items() if name != "prompt"}
         settings = {
             **about,
             "prompts": self.prompts,

@@ -134,11 +134,11 @@ def _train_cached(
         typer.echo(f"Training runs through {crops} random crops of each image, one per epoch.")
     return train_on(
         cached_training_maps(store, config, rows),
-        CachedMaps(tested.maps, tested.labels, rows=held),
+        CachedMaps(tested, tested.labels, rows=held),
         config,
         out_dir=out,
-        class_names=store.about.get("class_names"),
-        features=feature_record(store.about),
+        class_names=store.metadata.get("class_names"),
+        features=feature_record(store.metadata),
         progress=progress,
     )
 

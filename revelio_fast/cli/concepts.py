@@ -49,8 +49,8 @@ def top_images(
     images = open_source(source, split=split, image_column=image_column, label_column=label_column)
     drawer = ContactSheets(lambda image_id: images.item(image_id).load(), images.labels, images.class_names or [])
     run = LayerRun(
-        layer=str(data.about.get("layer", "features")),
-        timestep=int(data.about.get("timestep", 0)),
+        layer=str(data.metadata.get("layer", "features")),
+        timestep=int(data.metadata.get("timestep", 0)),
         d=data.d,
         n_latents=tops.n_latents,
         k=model.k,

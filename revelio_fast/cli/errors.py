@@ -14,11 +14,10 @@ DEBUG = "REVELIO_DEBUG"
 
 def user_errors() -> tuple[type[BaseException], ...]:
     """The exceptions whose message was written for the user; any other is a bug and keeps its traceback."""
-    from revelio_fast.features import MapStoreError
     from revelio_fast.ops.dispatch import BackendError
     from revelio_fast.store import StoreError
 
-    return (ValueError, OSError, ImportError, StoreError, MapStoreError, BackendError)
+    return (ValueError, OSError, ImportError, StoreError, BackendError)
 
 
 class SentenceGroup(TyperGroup):

@@ -108,7 +108,7 @@ def extract(
         crops = RandomCrops(extractor.image_size, least_area, mirror, seed)
         stores = extract_maps(extractor, images, out, store_dtype=kept, variants=variants, crops=crops, **shared)
         for key, map_store in stores.items():
-            shape = list(map_store.maps.shape[1:])
+            shape = list(map_store.row_shape)
             more = f", {variants} random crops of each" if variants else ""
             typer.echo(f"{map_store.path}: {len(map_store)} maps {shape} ({key[0]}, t={key[1]}){more}")
     else:

@@ -54,7 +54,7 @@ def top_images(
     Returns
     -------
     TopActivations
-        Its ``about`` holds the store's, and ``ranking``.
+        Its ``about`` holds the store's ``metadata``, and ``ranking``.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def top_images(
             "use the k-SAE that was trained on this layer."
         )
     device = sae.W_enc.device
-    about = {} if isinstance(store, Tensor) else dict(store.about)
+    about = {} if isinstance(store, Tensor) else dict(store.metadata)
     tops = TopActivations(n, m, device, **{**about, "ranking": ranking})
     size = min(batch_size, _DENSE_BLOCK) if ranking == "official" else batch_size
     with tqdm(total=len(store), unit="image", desc="top images", disable=not progress) as bar:

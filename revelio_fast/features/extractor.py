@@ -26,11 +26,25 @@ if TYPE_CHECKING:
 
 
 class FeatureBatch(NamedTuple):
-    """Features of some images: ``{(layer, timestep): [B, C] or [B, C, H, W]}``, ids and labels ``[B]`` int64."""
+    """Features of some images.
+
+    Attributes
+    ----------
+    features : dict
+        ``{(layer, timestep): [B, C] or [B, C, H, W]}``.
+    image_ids, labels : Tensor
+        ``[B]`` int64.
+    names : list of str or None, optional
+        The key of each image in its source; None where the source has no keys.
+    contents : Tensor, optional
+        ``[B, 16]`` uint8: a digest of each image, zeros where it is not known.
+    """
 
     features: dict[Key, Tensor]
     image_ids: Tensor
     labels: Tensor
+    names: list[str | None] | None = None
+    contents: Tensor | None = None
 
 
 class FeatureExtractor:
@@ -176,7 +190,7 @@ class FeatureExtractor:
         """All named layers of the model with shapes and costs."""
         return self.family.layer_table()
 
-    def about(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What the features depend on, as JSON values: the part of a manifest that all layers share."""
         spec = self._spec
         return {
@@ -191,6 +205,11 @@ class FeatureExtractor:
             **({"official": True} if spec.official else {}),
             **({"compiled": True} if spec.compile else {}),
         }
+
+    def about(self) -> dict[str, Any]:
+        """The old name of `metadata`, for one release."""
+        warnings.warn("FeatureExtractor.about is called metadata now", DeprecationWarning, stacklevel=2)
+        return self.metadata()
 
     def latents(self, images: Sequence[Image] | Tensor) -> Tensor:
         """What the network would be given without noise: VAE latents (mode, scaled) ``[B, c, h, w]`` float32.
@@ -319,12 +338,20 @@ class FeatureExtractor:
                     texts = [_prompt_of(item, prompts) for item in group.items]
                     features = self._features(group.pixels, ids, group.rows, texts, upcoming, pool, draw)
                     labels = torch.tensor([item.label for item in group.items])
-                    yield FeatureBatch(features, torch.tensor(ids), labels)
+                    yield FeatureBatch(features, torch.tensor(ids), labels, *identities(group.items))
                 bar.update(group.size)
         if self.skipped:
             named = ", ".join(error.path for error in self.skipped[:3])
             more = " ..." if len(self.skipped) > 3 else ""
             warnings.warn(f"{len(self.skipped)} broken images were skipped: {named}{more}", stacklevel=2)
+
+
+def identities(items: Sequence[ImageItem]) -> tuple[list[str | None] | None, Tensor | None]:
+    """Names and digests of images, for sources whose items have a ``name`` (str) and a ``content`` (16 bytes)."""
+    names = [getattr(item, "name", None) for item in items]
+    contents = [getattr(item, "content", None) or bytes(16) for item in items]
+    digests = torch.frombuffer(bytearray(b"".join(contents)), dtype=torch.uint8).view(len(items), 16)
+    return (names if any(names) else None), (digests if digests.any() else None)
 
 
 def _prompt_of(item: ImageItem, prompts: Mapping[int, str]) -> str:

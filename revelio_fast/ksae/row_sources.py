@@ -9,18 +9,22 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from revelio_fast.store.memory import available_memory
+from revelio_fast.store.memory import fits_in_memory
 
 BLOCK = 4096  # rows looked at together in a pass over many
-SHARE_OF_MEMORY = 3  # a store is held where it takes at most one part in so many of the memory that is free
 
 
 class StoreLike(Protocol):
     """What training uses of an `ActivationStore`."""
 
-    d: int
     rows: int
     dtype: torch.dtype
+
+    @property
+    def d(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
 
     def features(self, dtype: torch.dtype | None = ...) -> Tensor: ...
 
@@ -54,12 +58,9 @@ class Features:
             shape, dtype, self.held = data.shape, data.dtype, data.detach()
         else:
             shape, dtype, self._store = torch.Size((data.rows, data.d)), data.dtype, data
-            size = data.rows * data.d * data.dtype.itemsize
             if where != "disk":
                 self.held = data.held()
-            if self.held is None and (
-                where == "memory" or (where == "auto" and size <= available_memory() // SHARE_OF_MEMORY)
-            ):
+            if self.held is None and (where == "memory" or (where == "auto" and fits_in_memory(data.nbytes))):
                 self.held = data.features(None)
         if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
             raise ValueError(f"{name} must hold features [rows >= 2, d >= 1], got shape {list(shape)}")

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from revelio_fast.atomic import atomic_path
+from revelio_fast.atomic import atomic_path, remove_temporaries
 from revelio_fast.ksae.config import KSAEConfig
 from revelio_fast.ksae.model import KSparseAutoencoder
 from revelio_fast.ops import AdamRows, EncoderShadow
@@ -65,8 +65,7 @@ def save_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data
         save_file(state.tensors(), temporary, metadata={"training": json.dumps(about)})
     for old in sorted(folder.glob("step-*.safetensors"))[:-GENERATIONS]:
         old.unlink()
-    for left in folder.glob(".step-*.tmp"):  # of a run killed while it wrote
-        left.unlink()
+    remove_temporaries(folder)
 
 
 def load_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data: str, trained_rows: int) -> bool:

@@ -25,6 +25,7 @@ from revelio_fast.pipeline.inputs import Images
 from revelio_fast.pipeline.measure import read_columns
 from revelio_fast.pipeline.stages import Stage, Stages
 from revelio_fast.report import DiffCRun
+from revelio_fast.store import ActivationStore
 
 
 def classify(
@@ -121,9 +122,9 @@ def _train_cached(
         mirror = settings.augmentation == "flip"
         train, features = _labelled(maps, labels, mirror, settings.seed), None
     else:
-        store, test = maps_of(halves["train"], key), maps_of(halves["test"], key)
+        store, test_maps = maps_of(halves["train"], key), maps_of(halves["test"], key)
         train = cached_training_maps(store, settings)
-        test_maps, test_labels, features = test.maps, test.labels, feature_record(test.about)
+        test_labels, features = test_maps.labels, feature_record(test_maps.metadata)
     return train_on(
         train, _labelled(test_maps, test_labels, False, 0), settings, out_dir=folder, n_classes=len(names),
         class_names=names, features=features, progress=progress,
@@ -151,6 +152,6 @@ def _train_online(
     )  # fmt: skip
 
 
-def _labelled(maps: Tensor, labels: Tensor, mirror: bool, seed: int) -> CachedMaps:
+def _labelled(maps: Tensor | ActivationStore, labels: Tensor, mirror: bool, seed: int) -> CachedMaps:
     rows = (labels >= 0).nonzero().flatten()
     return CachedMaps(maps, labels, rows=rows, mirror=mirror, seed=seed)

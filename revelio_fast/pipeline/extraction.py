@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from revelio_fast.concepts import flat_features, pixel_features
 from revelio_fast.config import RunConfig
 from revelio_fast.data import BrokenImageError, ImageItem, ImageSource, RandomCrops
 from revelio_fast.features import FeatureExtractor, MapStore, extract_maps, extract_to_store
+from revelio_fast.features.extractor import identities
 from revelio_fast.features.to_store import layer_folder
 from revelio_fast.models.prompts import choose_prompts
 from revelio_fast.pipeline.inputs import Images, model_key, model_path, prompts_key
@@ -24,6 +26,8 @@ from revelio_fast.store import ActivationStore
 Key = tuple[str, int]
 HALVES = ("train", "test")
 MODEL, RANDOM, PIXELS, LATENTS = "model", "random weights", "raw pixels", "VAE latents"
+RAW_MAPS = "maps"
+RAW_BLOCK = 256  # maps that are flattened at a time
 
 
 class Extraction:
@@ -94,7 +98,7 @@ class Extraction:
         }
 
     def raw(self, which: str) -> dict[str, Stage]:
-        """Raw pixels or VAE latents, by half: flattened into a store, and as maps in a tensor file."""
+        """Raw pixels or VAE latents, by half: flattened, and as maps."""
         found = {}
         inputs: dict[str, Any] = {"images": self.images.key, "which": which}
         if which == PIXELS:
@@ -174,49 +178,51 @@ class Extraction:
         return {"variants": section.variants, "crop": crop}
 
     def _write_raw(self, which: str, source: ImageSource, folder: Path) -> dict[str, Any]:
-        from safetensors.torch import save_file
-
-        from revelio_fast.atomic import atomic_path
-
-        maps, ids, labels = self._raw_maps(which, source)
-        limit = maps[0].numel() if which == PIXELS else self.config.baselines.max_features
-        flat = flat_features(maps, limit)
-        # A store that a kill left unfinished is written again: the maps were just made, there is nothing to lose.
+        maps = self._raw_maps(which, source, folder / RAW_MAPS)
+        limit = math.prod(maps.row_shape) if which == PIXELS else self.config.baselines.max_features
+        # A store that a kill left unfinished is written again from the maps: there is nothing to lose.
         shutil.rmtree(folder / "flat", ignore_errors=True)
-        ActivationStore.from_tensors(folder / "flat", flat, ids, labels, what=which, source=source.name)
-        with atomic_path(folder / "maps.safetensors") as temporary:
-            save_file({"maps": maps.contiguous(), "labels": labels, "image_ids": ids}, temporary)
-        return {"shape": list(maps.shape[1:]), "d": flat.shape[1]}
+        width = flat_features(torch.zeros(1, *maps.row_shape), limit).shape[1]
+        with ActivationStore.create(folder / "flat", width, what=which, source=source.name) as writer:
+            for rows in torch.arange(maps.rows).split(RAW_BLOCK):
+                names = None if maps.names is None else [maps.names[row] for row in rows.tolist()]
+                contents = None if maps.contents is None else maps.contents[rows]
+                flat = flat_features(maps.read(rows), limit)
+                writer.append(flat, maps.image_ids[rows], maps.labels[rows], names, contents)
+        return {"shape": list(maps.row_shape), "d": width}
 
-    def _raw_maps(self, which: str, source: ImageSource) -> tuple[Tensor, Tensor, Tensor]:
+    def _raw_maps(self, which: str, source: ImageSource, folder: Path) -> ActivationStore:
+        """Write the maps of a source, those that are not there yet."""
         from tqdm import tqdm
 
         config = self.config
         size = config.baselines.pixel_size
         extractor = None if which == PIXELS else self.extractor(MODEL, config.layers[:1], config.timesteps[:1])
-        maps: list[Tensor] = []
-        kept: list[ImageItem] = []
-        waiting: list[Any] = []
-        with tqdm(total=len(source), desc=which, unit="image", disable=not self.progress) as bar:
+        shape = (3, size, size) if extractor is None else extractor.family.latent_shape
+        waiting: list[tuple[ImageItem, Any]] = []
+        with (
+            ActivationStore.create(folder, shape, what=which, source=source.name) as writer,
+            tqdm(total=len(source), desc=which, unit="image", disable=not self.progress) as bar,
+        ):
+            done = writer.done_ids
             for number, item in enumerate(source, start=1):
                 try:
-                    waiting.append(item.load())
-                    kept.append(item)
+                    if item.image_id not in done:
+                        waiting.append((item, item.load()))
                 except BrokenImageError:
                     if config.source.on_error == "stop":
                         raise
                 if waiting and (len(waiting) == config.batch_size or number == len(source)):
+                    items, images = zip(*waiting, strict=True)
                     if extractor is None:
-                        maps.append(pixel_features(waiting, size).reshape(-1, 3, size, size))
+                        maps = pixel_features(images, size).reshape(-1, *shape)
                     else:
-                        maps.append(extractor.latents(waiting).float().cpu())
+                        maps = extractor.latents(images).float()
+                    ids = torch.tensor([item.image_id for item in items])
+                    writer.append(maps, ids, torch.tensor([item.label for item in items]), *identities(items))
                     waiting = []
                 bar.update()
-        return (
-            torch.cat(maps),
-            torch.tensor([item.image_id for item in kept]),
-            torch.tensor([item.label for item in kept]),
-        )
+        return ActivationStore.open(folder)
 
 
 def store_of(stage: Stage, key: Key | None) -> ActivationStore:
@@ -224,11 +230,14 @@ def store_of(stage: Stage, key: Key | None) -> ActivationStore:
     return ActivationStore.open(stage.folder / "flat" if key is None else layer_folder(stage.folder, key))
 
 
-def raw_maps_of(stage: Stage) -> tuple[Tensor, Tensor]:
+def raw_maps_of(stage: Stage) -> tuple[ActivationStore | Tensor, Tensor]:
     """Maps ``[N, C, H, W]`` and labels ``[N]`` of raw inputs."""
     from safetensors.torch import load_file
 
-    tensors = load_file(stage.folder / "maps.safetensors")
+    if (stage.folder / RAW_MAPS).is_dir():
+        store = ActivationStore.open(stage.folder / RAW_MAPS)
+        return store, store.labels
+    tensors = load_file(stage.folder / "maps.safetensors")  # of a stage that version 0.1 finished
     return tensors["maps"], tensors["labels"]
 
 

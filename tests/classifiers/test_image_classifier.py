@@ -48,7 +48,7 @@ def test_it_remembers_its_features(classifier: ImageClassifier, trained: Path) -
     assert record["model"] == "mini-sd" and (record["layer"], record["timestep"]) == ("up_ft2", 25)
     assert record["seed"] == 3 and record["image_size"] == 32 and "class_names" not in record
     assert classifier.extractor.keys == [("up_ft2", 25)] and classifier.class_names == ["dark", "light"]
-    assert classifier.extractor.about()["seed"] == 3
+    assert classifier.extractor.metadata()["seed"] == 3
     assert feature_record({"model": str(mini_sd_path()), "source": "x"}) == {"model": "mini-sd"}
 
 
@@ -206,4 +206,4 @@ def test_prompts_are_those_of_the_training(trained: Path, pictures: Path, tmp_pa
     assert told(clip).extractor.prompts.about() == clip
     with pytest.raises(ValueError, match=r"prompts of the kind 'file'.*--prompt-file"):
         told({"mode": "file", "file": "prompts.csv"})
-    assert load_classifier(folder, prompt="a cat").extractor.about()["prompt"] == "a cat"
+    assert load_classifier(folder, prompt="a cat").extractor.metadata()["prompt"] == "a cat"

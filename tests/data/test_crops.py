@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from revelio_fast.data import RandomCrops, image_to_tensor, open_source
-from revelio_fast.features import FeatureExtractor, MapStore, MapStoreError, extract_maps
-from revelio_fast.features import maps as maps_module
+from revelio_fast.features import FeatureExtractor, MapStore, extract_maps
+from revelio_fast.store import StoreError, StoreWriter
 
 KEY = ("bottleneck", 25)
 
@@ -96,8 +96,8 @@ def test_variants_are_maps_of_crops_with_noise_of_their_own(
     assert torch.equal(store.maps, plain.maps) and not plain.variants()
     first, second = store.variants()
     assert torch.equal(first.image_ids, store.image_ids) and torch.equal(first.labels, store.labels)
-    assert first.about["crop"] == {**crops.about(), "draw": 1} and second.about["crop"]["draw"] == 2
-    assert (second.path / second.about["skipped"]).resolve() == (tmp_path / "skipped.csv").resolve()
+    assert first.metadata["crop"] == {**crops.about(), "draw": 1} and second.metadata["crop"]["draw"] == 2
+    assert (second.path / second.metadata["skipped"]).resolve() == (tmp_path / "skipped.csv").resolve()
     assert not torch.equal(first.maps, second.maps) and not torch.equal(first.maps, store.maps)
     # Independently: the crop as an image, draw 2 of the noise.
     source = open_source(class_folder)
@@ -114,7 +114,7 @@ def test_variants_continue_after_an_interrupt(
 ) -> None:
     options = {"batch_size": 4, "variants": 2, "progress": False}
     whole = extract_maps(extractor, class_folder, tmp_path / "whole", **options)[KEY]
-    append, calls = maps_module.MapWriter.append, []
+    append, calls = StoreWriter.append, []
 
     def append_or_die(self, *arguments) -> None:
         calls.append(1)
@@ -122,11 +122,11 @@ def test_variants_continue_after_an_interrupt(
             raise KeyboardInterrupt
         append(self, *arguments)
 
-    monkeypatch.setattr(maps_module.MapWriter, "append", append_or_die)
+    monkeypatch.setattr(StoreWriter, "append", append_or_die)
     with pytest.raises(KeyboardInterrupt):
         extract_maps(extractor, class_folder, tmp_path / "cut", **options)
     monkeypatch.undo()
-    with pytest.raises(MapStoreError, match="unfinished"):
+    with pytest.raises(StoreError, match="unfinished"):
         MapStore.open(tmp_path / "cut" / "bottleneck" / "t25").variants()
     again = extract_maps(extractor, class_folder, tmp_path / "cut", **options)[KEY]
     for a, b in zip([whole, *whole.variants()], [again, *again.variants()], strict=True):
@@ -137,5 +137,5 @@ def test_variants_of_other_images_are_refused(extractor: FeatureExtractor, class
     options = {"batch_size": 4, "progress": False}
     extract_maps(extractor, open_source(class_folder, limit=8), tmp_path, variants=1, **options)
     store = extract_maps(extractor, class_folder, tmp_path, **options)[KEY]
-    with pytest.raises(MapStoreError, match="holds other images"):
+    with pytest.raises(StoreError, match="holds other images"):
         store.variants()

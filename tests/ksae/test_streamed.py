@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from revelio_fast import ActivationStore, KSAEConfig, train_ksae
-from revelio_fast.ksae import batches, row_sources
+from revelio_fast.ksae import batches
 from revelio_fast.ksae.batches import TrainingRows
 from revelio_fast.ksae.row_sources import Features
-from revelio_fast.store import StoreError
+from revelio_fast.store import StoreError, memory
 from tests.ksae.data import planted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +124,7 @@ def test_a_store_is_held_where_a_third_of_the_free_memory_holds_it(tmp_path, mon
     store = stored(tmp_path)
     size = store.rows * store.d * 2
     for free, held in ((3 * size, True), (3 * size - 3, False)):
-        monkeypatch.setattr(row_sources, "available_memory", lambda free=free: free)
+        monkeypatch.setattr(memory, "available_memory", lambda free=free: free)
         chosen = Features("data", ActivationStore.open(store.path))
         assert (chosen.held is not None) == held
     assert Features("data", ActivationStore.open(store.path), "memory").held.dtype == torch.bfloat16

@@ -275,8 +275,8 @@ def test_dit_official_is_the_authors_view_without_noise(model: Build) -> None:
         assert torch.equal(found[f"block{block}", 250], stacked[:, block].view(3, 32, 4, 4))
     pooled = extractor.extract(IMAGES, IDS)
     assert torch.equal(pooled["block1", 250], stacked[:, 1].view(3, 32, 4, 4).mean((2, 3)))
-    assert extractor.about()["official"] is True
-    assert "official" not in make(model, "dit", ["block1"]).about()
+    assert extractor.metadata()["official"] is True
+    assert "official" not in make(model, "dit", ["block1"]).metadata()
 
 
 def test_dit_reads_class_names(model: Build, tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ def test_the_compiler_takes_the_tapped_network_in_one_piece(
         expected = whole(family).extract(images, IDS, pool=False)
         assert all(torch.equal(found[key], expected[key]) for key in found)
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
-    assert extractor.about()["compiled"] is True
+    assert extractor.metadata()["compiled"] is True
 
 
 @pytest.mark.slow

@@ -126,7 +126,7 @@ def test_the_prompt_and_the_seed_matter_and_repeat(tiny_sd: Path) -> None:
 def test_random_weights_are_seeded_and_other(tiny_sd: Path) -> None:
     def features(seed: int) -> Tensor:
         made = FeatureExtractor.from_pretrained(tiny_sd, ["up_ft1"], [0], seed=seed, random_weights=True)
-        assert made.about()["random_weights"] is True
+        assert made.metadata()["random_weights"] is True
         return made.extract(IMAGES)["up_ft1", 0]
 
     before = torch.get_rng_state()

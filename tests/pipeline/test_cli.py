@@ -47,7 +47,7 @@ def extracted(tiny_sd: Path, pictures: Path, tmp_path_factory: pytest.TempPathFa
 
 def test_step_by_step(extracted: Path, pictures: Path, tmp_path: Path) -> None:
     store = extracted / "pooled" / "bottleneck" / "t25"
-    assert ActivationStore.open(store).about["class_names"] == ["dark", "light"]
+    assert ActivationStore.open(store).metadata["class_names"] == ["dark", "light"]
     sae, tops = tmp_path / "sae", tmp_path / "tops.safetensors"
     train = ["train-sae", store, "--out", sae, "--k", 24, "--expansion-factor", 1, "--steps", 40, "-q"]
     shown = works(*train, "--set", "warmup_steps=5", "--set", "engine=autograd")
@@ -70,7 +70,7 @@ def test_step_by_step(extracted: Path, pictures: Path, tmp_path: Path) -> None:
     assert "40 images, accuracy" in shown and "s an image (40 timed)" in shown
     assert (tmp_path / "p.csv").read_text().startswith("image_id,path,label,predicted,class_1,probability_1\n")
     about = json.loads((tmp_path / "p.json").read_text())
-    assert about["settings"]["features"]["model"] == str(ActivationStore.open(store).about["model"])
+    assert about["settings"]["features"]["model"] == str(ActivationStore.open(store).metadata["model"])
 
 
 def test_both_ways_of_fresh_crops(tiny_sd: Path, pictures: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_prompts_of_an_extraction(tiny_sd: Path, tiny_clip: Path, pictures: Path
     asked = ["--prompt-from-clip", tiny_clip, "--prompt-template", "my {}"]
     shown = works("extract", *shared, "--out", tmp_path / "clip", *asked)
     assert re.search(r"zero-shot accuracy \d+\.\d\d% of 6 images", shown)
-    about = ActivationStore.open(tmp_path / "clip" / "bottleneck" / "t25").about["prompt"]
+    about = ActivationStore.open(tmp_path / "clip" / "bottleneck" / "t25").metadata["prompt"]
     assert (about["mode"], about["model"], about["prompt"]) == ("from_clip", str(tiny_clip), "my {}")
     works("extract", *shared, "--out", tmp_path / "true", "--prompt-template", "a {} picture")
     (record,) = (tmp_path / "true").glob("prompts-*.csv")

@@ -81,7 +81,7 @@ def test_diffc_with_fresh_crops_and_the_baseline_head(settings: str, mode: str, 
     folders = {stage.name: stage.folder for stage in first.stages}
     classifier = MapClassifier.from_pretrained(folders["SD features: bottleneck, t = 25"] / "model")
     assert classifier.features is not None and classifier.features["layer"] == "bottleneck"
-    kept = sorted(path.parent.name for path in (tmp_path / "run" / "maps").rglob("variants/*/maps.raw"))
+    kept = sorted(path.parent.name for path in (tmp_path / "run" / "maps").rglob("variants/*/manifest.json"))
     assert kept == (["000", "001"] if mode == "variants: 2" else [])
     assert (tmp_path / "run" / "maps").is_dir() == (mode == "variants: 2")
     second = run(parse_config(settings), progress=False)
