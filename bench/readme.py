@@ -1,4 +1,4 @@
-"""python -m bench.readme: puts the tables of bench/results (one folder per processor) between the marks of README and docs."""
+"""python -m bench.readme: puts the tables of bench/results, a folder per processor, into README and docs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bench.peers.run import table as table_of_peers
 from bench.table import limits_lines, table
 
 ROOT = Path(__file__).resolve().parents[1]
+MARK = re.compile(r"<!-- bench:([\w/]+) -->.*?<!-- /bench -->", flags=re.DOTALL)
 FILES = ("README.md", "docs/performance.md", "docs/gpu-model.md")
 WITH_OWN_TABLE = {
     "gpu_model": gpu_model.tables,
@@ -23,7 +24,7 @@ WITH_OWN_TABLE = {
 def main() -> None:
     """Rewrite the files; a mark whose JSON is missing is left as it is."""
     for path in map(ROOT.joinpath, FILES):
-        path.write_text(re.sub(r"<!-- bench:([\w/]+) -->.*?<!-- /bench -->", _filled, path.read_text(), flags=re.DOTALL))
+        path.write_text(MARK.sub(_filled, path.read_text()))
 
 
 def _filled(mark: re.Match) -> str:
