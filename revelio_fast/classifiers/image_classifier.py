@@ -68,6 +68,7 @@ class ImageClassifier:
         batch_size: int = 8,
         on_error: str = "stop",
         progress: bool = True,
+        workers: int | None = None,
     ) -> Classified:
         """Classify a whole source.
 
@@ -85,6 +86,8 @@ class ImageClassifier:
             What a broken image does.
         progress : bool
             Show a progress bar.
+        workers : int, optional
+            Threads that decode images; see `FeatureExtractor.stream`.
 
         Raises
         ------
@@ -112,7 +115,7 @@ class ImageClassifier:
         prompts = self.extractor.prompts.texts(source, on_error=on_error, progress=progress)
         batches = self.extractor.stream(
             source, batch_size=batch_size, pool=False, on_error=on_error, progress=False, skip_ids=log.done,
-            prompts=prompts,
+            prompts=prompts, workers=workers,
         )  # fmt: skip
         with tqdm(total=len(source), initial=len(log.done), unit="image", desc="classify", disable=not progress) as bar:
             for batch in batches:

@@ -15,8 +15,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from revelio_fast.classifiers.predictions import Classified, PredictionLog, matched_labels
-from revelio_fast.data import ImageSource, image_to_tensor, open_source
+from revelio_fast.data import ImageSource, open_source
 from revelio_fast.data.prefetch import decoded_groups
+from revelio_fast.data.preprocess import model_input
 from revelio_fast.features import FeatureExtractor
 from revelio_fast.features.fixed_shape import FixedShapeForward
 from revelio_fast.features.noise import image_noise
@@ -195,6 +196,7 @@ class ZeroShotClassifier:
         top: int = 5,
         on_error: str = "stop",
         progress: bool = True,
+        workers: int | None = None,
     ) -> Classified:
         """Classify a whole source; parameters, files and errors as in `ImageClassifier.classify`."""
         source = open_source(source)
@@ -214,7 +216,7 @@ class ZeroShotClassifier:
         log = PredictionLog(out, settings, self.class_names, "error", top)
         started, timed, right, known = time.perf_counter(), 0, 0, 0
         size = self.extractor.image_size
-        groups = decoded_groups(source, 1, size, functools.partial(image_to_tensor, size=size), log.done)
+        groups = decoded_groups(source, 1, size, functools.partial(model_input, size=size), log.done, workers)
         with tqdm(total=len(source), unit="image", desc="zero-shot", disable=not progress) as bar:
             for group in groups:
                 if group.broken and on_error != "skip":

@@ -42,6 +42,12 @@ def resize_and_crop(image: Image, size: int) -> Image:
     return image.crop((left, top, left + size, top + size))
 
 
+def model_input(image: Image, size: int) -> np.ndarray:
+    """`image_to_tensor` as a numpy array: a thread that decodes must not use torch (see `prefetch.py`)."""
+    pixels = np.asarray(resize_and_crop(to_rgb(image), size), dtype=np.float32)
+    return np.ascontiguousarray((pixels / 127.5 - 1.0).transpose(2, 0, 1))
+
+
 def image_to_tensor(image: Image, size: int) -> Tensor:
     """The model's input for one image.
 
@@ -57,9 +63,7 @@ def image_to_tensor(image: Image, size: int) -> Tensor:
     Tensor
         ``[3, size, size]`` float32 in [-1, 1].
     """
-    pixels = np.asarray(resize_and_crop(to_rgb(image), size), dtype=np.float32)
-    # numpy throughout: torch would start a second team of OpenMP threads in the thread that decodes.
-    return torch.from_numpy(np.ascontiguousarray((pixels / 127.5 - 1.0).transpose(2, 0, 1)))
+    return torch.from_numpy(model_input(image, size))
 
 
 def as_pixels(images: Sequence[Image] | Tensor, size: int) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from revelio_fast.data import BrokenImageError, ImageItem, ImageSource, open_source
-from revelio_fast.data.prefetch import decoded_groups
-from revelio_fast.data.preprocess import as_pixels, image_to_tensor
+from revelio_fast.data.prefetch import Group, decoded_groups
+from revelio_fast.data.preprocess import as_pixels, model_input
 from revelio_fast.features.batch_features import BatchFeatures, Key
 from revelio_fast.models.embedded_prompts import EmbeddedPrompts
 from revelio_fast.models.families import LayerCost, ModelFamily, find_family
@@ -250,6 +250,7 @@ class FeatureExtractor:
         skip_ids: Container[int] = (),
         prompts: Mapping[int, str] | None = None,
         draw: int = 0,
+        workers: int | None = None,
     ) -> Iterator[FeatureBatch]:
         """Features of a whole source, batch by batch, in its order.
 
@@ -271,6 +272,9 @@ class FeatureExtractor:
             ``{image_id: prompt}``; by default those that the extractor's `prompts` give for the source.
         draw : int
             Which of an image's independent noises to take: another one for each random crop or epoch.
+        workers : int, optional
+            Threads that decode images ahead of the model; one for each core, at most 8, by default. 0 decodes in the
+            calling thread. The features do not depend on it.
 
         Yields
         ------
@@ -288,12 +292,14 @@ class FeatureExtractor:
         source = open_source(source)
         if prompts is None:
             prompts = self.prompts.texts(source, on_error=on_error, progress=progress)
-        return self._stream(source, batch_size, pool, on_error == "skip", progress, skip_ids, prompts, draw)
+        preprocess = functools.partial(model_input, size=self.image_size)
+        groups = decoded_groups(source, batch_size, self.image_size, preprocess, skip_ids, workers)
+        return self._stream(source, groups, pool, on_error == "skip", progress, skip_ids, prompts, draw)
 
     def _stream(
         self,
         source: ImageSource,
-        batch_size: int,
+        groups: Iterator[Group],
         pool: bool,
         skip: bool,
         progress: bool,
@@ -302,8 +308,6 @@ class FeatureExtractor:
         draw: int,
     ) -> Iterator[FeatureBatch]:
         self.skipped = []
-        preprocess = functools.partial(image_to_tensor, size=self.image_size)
-        groups = decoded_groups(source, batch_size, self.image_size, preprocess, skip_ids)
         order = source.image_ids
         seen = 0
         with tqdm(total=len(source), unit="image", desc="extract", disable=not progress) as bar:

@@ -114,6 +114,7 @@ def extract_maps(
     resume: bool = True,
     variants: int = 0,
     crops: RandomCrops | None = None,
+    workers: int | None = None,
 ) -> dict[Key, MapStore]:
     """Extract full feature maps of a source into ``out_dir/<layer>/t<timestep>/``.
 
@@ -146,7 +147,7 @@ def extract_maps(
     prompts = image_prompts(extractor, source, out_dir, on_error, progress)
     options: dict[str, Any] = {
         "batch_size": batch_size, "store_dtype": store_dtype, "on_error": on_error, "progress": progress,
-        "prompts": prompts,
+        "prompts": prompts, "workers": workers,
     }  # fmt: skip
     _write(extractor, source, folders, {}, 0, **options)
     write_skipped(Path(out_dir), extractor.skipped)
@@ -170,6 +171,7 @@ def _write(
     on_error: str,
     progress: bool,
     prompts: dict[int, str],
+    workers: int | None,
 ) -> None:
     """Fill the stores of all layers and timesteps with one map of every image."""
     shapes = extractor.layer_shapes()
@@ -183,7 +185,7 @@ def _write(
             writers[key] = stack.enter_context(MapWriter(folder, shapes[key[0]], store_dtype, described))
         fill(
             extractor, source, writers, batch_size=batch_size, pool=False, on_error=on_error, progress=progress,
-            prompts=prompts, draw=draw,
+            prompts=prompts, draw=draw, workers=workers,
         )  # fmt: skip
 
 

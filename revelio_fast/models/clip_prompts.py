@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -154,13 +155,13 @@ class _Clip:
         if kind != "clip":
             raise ModelError(f"{model} is of type {kind!r}: give a CLIP model such as openai/clip-vit-large-patch14.")
         try:
-            from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+            from transformers import AutoTokenizer, CLIPModel
         except ImportError as error:
             raise ModelError("CLIP needs more packages: pip install 'revelio-fast[models]'.") from error
         options: dict[str, Any] = {"revision": revision} if revision else {}
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(model, **options)
-            self._processor = CLIPImageProcessor.from_pretrained(model, **options)
+            self._processor = _image_processor().from_pretrained(model, **options)
             network: Any = CLIPModel.from_pretrained(model, dtype=torch.float32, use_safetensors=True, **options)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(
@@ -171,8 +172,8 @@ class _Clip:
         self._network = network.eval().to(self._device)
         self._size = int(network.config.vision_config.image_size)
 
-    def _preprocess(self, image: Any) -> Tensor:
-        return self._processor(images=to_rgb(image), return_tensors="pt")["pixel_values"][0].float()
+    def _preprocess(self, image: Any) -> np.ndarray:
+        return self._processor(images=to_rgb(image), return_tensors="np")["pixel_values"][0]
 
     def _classes(self, sentences: Sequence[Sequence[str]]) -> Tensor:
         """Unit embeddings ``[classes, width]``."""
@@ -213,6 +214,14 @@ class _Clip:
                         for item, row in rows
                     }
                 bar.update(group.size)
+
+
+def _image_processor() -> Any:
+    """The one of CLIP's image processors that uses PIL and numpy only, as a thread that decodes must."""
+    import transformers
+
+    # Since transformers 5 the plain name stands for one that uses torchvision.
+    return getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
 
 
 def _unit(rows: Tensor) -> Tensor:

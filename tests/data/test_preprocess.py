@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from revelio_fast.data import image_to_tensor
-from tests.conftest import REPOSITORY
 from tests.tiny import picture
 
 
@@ -58,42 +53,3 @@ def test_shrinking_averages() -> None:
     board = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
     out = image_to_tensor(Image.fromarray(board), 32)
     assert out[:, 2:-2, 2:-2].abs().max() < 0.02
-
-
-DECODE = """
-import os, threading, torch
-from revelio_fast.data import ImageSource, image_to_tensor
-from revelio_fast.data.prefetch import decoded_groups
-from tests.tiny import picture
-
-torch.set_num_threads(4)
-torch.ones(1 << 20).sum()
-before = len(os.listdir("/proc/self/task"))
-source = ImageSource("pictures", range(6), [0] * 6, str, lambda i: picture(i, (700, 500)))
-groups = decoded_groups(source, 2, 512, lambda image: image_to_tensor(image, 512), ())
-counts = [len(os.listdir("/proc/self/task")) for _ in groups]
-
-def with_torch():
-    torch.ones(1 << 20).sum()
-    counts.append(len(os.listdir("/proc/self/task")))
-
-thread = threading.Thread(target=with_torch)
-thread.start()
-thread.join()
-print(before, max(counts[:3]), counts[3])
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
-def test_decoding_starts_no_team_of_openmp_threads() -> None:
-    """It would fight the model's for the cores; the count would show it, as it does for a thread that uses torch."""
-    run = subprocess.run(
-        [sys.executable, "-c", DECODE],
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
-    before, decoding, with_torch = map(int, run.stdout.split())
-    assert decoding <= before + 1 and with_torch >= before + 4
