@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from revelio_fast.data.image_source import BrokenImageError, ImageItem, ImageSource
+from revelio_fast.data.errors import BrokenImageError
+from revelio_fast.data.image_source import ImageItem, ImageSource
+from revelio_fast.data.preprocess import ModelInput
 from revelio_fast.profiling import nvtx_range
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Preprocess = Callable[["Image"], np.ndarray]
+Preprocess = Callable[["Image"], ModelInput]
 MOST_WORKERS = 8
 GROUPS_AHEAD = 2
 
@@ -44,10 +46,17 @@ class Group(NamedTuple):
     """
 
     pixels: Tensor
+    """float32 ``[batch_size, 3, S, S]``."""
     rows: list[int]
+    """Rows of `pixels` that hold an image; those that follow are of these images, in the same order."""
     items: list[ImageItem]
+    contents: list[bytes]
+    """Digests of their encoded bytes, 16 bytes each."""
+    digests: list[bytes]
+    """Digests of their pixels."""
     broken: list[BrokenImageError]
     size: int
+    """Images of the source that the group stands for."""
 
 
 def decoded_groups(
@@ -63,7 +72,8 @@ def decoded_groups(
     Parameters
     ----------
     preprocess : callable
-        Gives the ``[3, image_size, image_size]`` float32 input of one image. Called from several threads.
+        Gives the ``[3, image_size, image_size]`` float32 input of one image and its digest. Called from several
+        threads.
     workers : int, optional
         Decoding threads; `default_workers` if None, and 0 decodes in the calling thread, when a group is asked for.
         At most two groups, or two images for each thread if that is more, are decoded ahead of the caller.
@@ -120,25 +130,32 @@ class _Pending:
         self._pixels = pixels
         self._preprocess = preprocess
         wanted = [row for row, item in enumerate(items) if item.image_id not in skip_ids]
-        self._wait: dict[int, Callable[[], None]] = {
+        self._wait: dict[int, Callable[[], tuple[bytes, bytes]]] = {
             row: functools.partial(self._decode, row) if pool is None else pool.submit(self._decode, row).result
             for row in wanted
         }
 
-    def _decode(self, row: int) -> None:
+    def _decode(self, row: int) -> tuple[bytes, bytes]:
         with nvtx_range("decode"):
-            self._pixels[row] = self._preprocess(self._items[row].load())
+            image, content = self._items[row].decode()
+            self._pixels[row], digest = self._preprocess(image)
+        return content, digest
 
     def group(self) -> Group:
         """The group, once its images are decoded; raises what decoding raised, unless an image is just broken."""
-        rows: list[int] = []
+        found: dict[int, tuple[bytes, bytes]] = {}
         broken: list[BrokenImageError] = []
         for row, wait in self._wait.items():
             try:
-                wait()
+                found[row] = wait()
             except BrokenImageError as error:
                 broken.append(error)
-                continue
-            rows.append(row)
-        read = [self._items[row] for row in rows]
-        return Group(torch.from_numpy(self._pixels), rows, read, broken, len(self._items))
+        return Group(
+            torch.from_numpy(self._pixels),
+            list(found),
+            [self._items[row] for row in found],
+            [content for content, _ in found.values()],
+            [digest for _, digest in found.values()],
+            broken,
+            len(self._items),
+        )

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from revelio_fast.data import BrokenImageError, ImageItem, ImageSource, open_source
+from revelio_fast.data.identity import DIGEST_BYTES, pixel_digests
 from revelio_fast.data.prefetch import Group, decoded_groups
 from revelio_fast.data.preprocess import as_pixels, model_input
 from revelio_fast.features.batch_features import BatchFeatures, Key
@@ -26,20 +27,27 @@ if TYPE_CHECKING:
 
 
 class FeatureBatch(NamedTuple):
-    """Features of some images: ``{(layer, timestep): [B, C] or [B, C, H, W]}``, ids and labels ``[B]`` int64."""
+    """Features of some images of a source, and what identifies them (`revelio_fast.data.identity`)."""
 
     features: dict[Key, Tensor]
+    """``{(layer, timestep): [B, C] or [B, C, H, W]}``."""
     image_ids: Tensor
+    """int64 ``[B]``."""
     labels: Tensor
+    """int64 ``[B]``, -1 for none."""
+    names: list[str]
+    """The images' keys in their source."""
+    contents: Tensor
+    """uint8 ``[B, 16]``: digests of the encoded bytes; another one means that the file has changed."""
 
 
 class FeatureExtractor:
     """Features of a diffusion model's layers for noised images; made by `from_pretrained`.
 
-    An image's feature depends on the image, its id, its prompt, the timestep and the seed. It does not depend on
-    which other images are read, skipped or already done: on one machine, for the same `batch_size` and number of
-    threads, it is the same to the last bit. Another batch size changes only the rounding (kernels may sum in another
-    order).
+    An image's feature depends on the pixels the model sees, its prompt, the timestep and the seed. It does not depend
+    on the image's name, folder or place in a source, nor on which other images are read, skipped or already done: on
+    one machine, for the same `batch_size`, row of the batch and number of threads, it is the same to the last bit.
+    Another batch size, or another row, changes only the rounding (kernels may sum in another order).
 
     Attributes
     ----------
@@ -205,18 +213,16 @@ class FeatureExtractor:
     def extract(
         self,
         images: Sequence[Image] | Tensor,
-        image_ids: Sequence[int] | Tensor | None = None,
+        *,
         pool: bool = True,
         prompts: Sequence[str] | None = None,
     ) -> dict[Key, Tensor]:
-        """Features of some images, in one batch.
+        """Features of some images, in one batch; those that a store of the same images holds, to the rounding.
 
         Parameters
         ----------
         images : sequence of PIL images, or Tensor
             A tensor is ``[B, 3, image_size, image_size]`` in [-1, 1].
-        image_ids : sequence of int, optional
-            Choose the noise; 0 .. B-1 by default.
         pool : bool
             Mean over height and width.
         prompts : sequence of str, optional
@@ -228,16 +234,14 @@ class FeatureExtractor:
             ``{(layer, timestep): [B, C] float32}``, or ``[B, C, H, W]`` in the model's dtype if not `pool`.
         """
         pixels = as_pixels(images, self.image_size)
-        ids = list(range(len(pixels))) if image_ids is None else [int(i) for i in image_ids]
-        if len(ids) != len(pixels):
-            raise ValueError(f"There are {len(pixels)} images but {len(ids)} image_ids.")
         if prompts is None:
             if not isinstance(self.prompts, Fixed):
                 raise ValueError(f"This extractor's prompts are {self.prompts}: give one for each image with prompts.")
-            prompts = [self.prompts.text] * len(ids)
-        if len(prompts) != len(ids):
-            raise ValueError(f"There are {len(ids)} images but {len(prompts)} prompts.")
-        return self._features(pixels, ids, list(range(len(ids))), list(prompts), (), pool)
+            prompts = [self.prompts.text] * len(pixels)
+        if len(prompts) != len(pixels):
+            raise ValueError(f"There are {len(pixels)} images but {len(prompts)} prompts.")
+        rows = list(range(len(pixels)))
+        return self._features(pixels, pixel_digests(pixels), rows, list(prompts), (), pool)
 
     def stream(
         self,
@@ -317,13 +321,16 @@ class FeatureExtractor:
                 self.skipped.extend(group.broken)
                 seen += group.size
                 if group.rows:
-                    ids = [item.image_id for item in group.items]
                     later = (order[p] for p in range(seen, len(order)))
                     upcoming = (prompts[i] for i in later if i not in skip_ids and i in prompts)
                     texts = [_prompt_of(item, prompts) for item in group.items]
-                    features = self._features(group.pixels, ids, group.rows, texts, upcoming, pool, draw)
-                    labels = torch.tensor([item.label for item in group.items])
-                    yield FeatureBatch(features, torch.tensor(ids), labels)
+                    yield FeatureBatch(
+                        self._features(group.pixels, group.digests, group.rows, texts, upcoming, pool, draw),
+                        torch.tensor([item.image_id for item in group.items]),
+                        torch.tensor([item.label for item in group.items]),
+                        [item.name for item in group.items],
+                        torch.frombuffer(bytearray(b"".join(group.contents)), dtype=torch.uint8).view(-1, DIGEST_BYTES),
+                    )
                 bar.update(group.size)
         if self.skipped:
             named = ", ".join(error.path for error in self.skipped[:3])
@@ -333,5 +340,5 @@ class FeatureExtractor:
 
 def _prompt_of(item: ImageItem, prompts: Mapping[int, str]) -> str:
     if item.image_id not in prompts:
-        raise ValueError(f"There is no prompt for image {item.image_id} ({item.path}): prompts must name every image.")
+        raise ValueError(f"There is no prompt for the image {item.path}: prompts must have the id of every image.")
     return prompts[item.image_id]

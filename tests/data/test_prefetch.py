@@ -30,7 +30,7 @@ def groups(source: ImageSource, workers: int | None, batch_size: int = 4, skip: 
 
 
 def pictures(opener, count: int) -> ImageSource:
-    return ImageSource("pictures", range(count), [-1] * count, str, opener)
+    return ImageSource("pictures", [str(n) for n in range(count)], [-1] * count, str, opener)
 
 
 @pytest.mark.parametrize("workers", [*WORKERS, None])
@@ -41,10 +41,10 @@ def test_order_and_bits_do_not_depend_on_the_workers(workers: int | None) -> Non
 
     found = list(groups(pictures(slower_at_the_front, 11), workers))
     assert [group.size for group in found] == [4, 4, 3] and [group.rows for group in found][-1] == [0, 1, 2]
-    assert [item.image_id for group in found for item in group.items] == list(range(11))
+    assert [item.name for group in found for item in group.items] == [str(n) for n in range(11)]
     for group in found:
         for row, item in zip(group.rows, group.items, strict=True):
-            assert torch.equal(group.pixels[row], image_to_tensor(picture(item.image_id), 32))
+            assert torch.equal(group.pixels[row], image_to_tensor(picture(int(item.name)), 32))
     assert not found[-1].pixels[3].any()
 
 
@@ -116,7 +116,7 @@ def large(number):
     return picture(number, (700, 500))
 
 def stream(count, opener=large):
-    source = ImageSource("pictures", range(count), [0] * count, str, opener)
+    source = ImageSource("pictures", [str(n) for n in range(count)], [0] * count, str, opener)
     return decoded_groups(source, 2, 512, functools.partial(model_input, size=512), (), 3)
 """
 TEAMS = """
