@@ -27,7 +27,7 @@ TEST_MAPS = "test_maps"
 class OnlineMaps:
     """Maps of random crops, extracted when they are asked for; a `revelio_fast.classifiers.MapSource`.
 
-    Every epoch has its own crops and its own noise, both drawn from (seed, image id, epoch); nothing is stored.
+    Every epoch has its own crops and its own noise, both drawn from (seed, image, epoch); nothing is stored.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class OnlineMaps:
         self.labels = torch.tensor([item.label for item in source], dtype=torch.int64)
 
     def key(self) -> str:
-        """Digest of the extractor's and the crops' settings, all ids, labels, names and prompts, and 16 images."""
+        """Digest of the extractor's and the crops' settings, all names, labels and prompts, and 16 images."""
         about = {
             **self._extractor.metadata(), "key": list(self._key), "crops": self._crops.about(),
             "batch": self._batch_size,
@@ -76,7 +76,7 @@ class OnlineMaps:
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for item in self._source:
             prompt = self._prompts[item.image_id]
-            digest.update(f"{item.image_id} {item.label} {item.path} {prompt}\n".encode())
+            digest.update(f"{item.name} {item.label} {prompt}\n".encode())
         for position in range(0, len(self._source), max(1, len(self._source) // 16)):
             digest.update(np.asarray(self._source[position].load()).tobytes())
         return digest.hexdigest()

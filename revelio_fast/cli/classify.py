@@ -163,7 +163,7 @@ def classify(
         str | None, typer.Option(help="The diffusion model, if it lies elsewhere than in training.")
     ] = None,
     prompt_file: Annotated[
-        Path | None, typer.Option(help="CSV with 'prompt' and 'image_id' or 'file', if trained with such prompts.")
+        Path | None, typer.Option(help="CSV with 'prompt' and 'name' or 'file', if trained with such prompts.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a forward pass.")] = 8,
     split: Split = None,

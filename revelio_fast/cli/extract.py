@@ -33,7 +33,7 @@ def extract(
     prompt: Annotated[str, typer.Option(help="One prompt for all images.")] = "",
     prompt_column: Annotated[str | None, typer.Option(help="Column of the source that holds prompts.")] = None,
     prompt_file: Annotated[
-        Path | None, typer.Option(help="CSV file with columns 'prompt' and 'image_id' or 'file'.")
+        Path | None, typer.Option(help="CSV file with columns 'prompt' and 'name' or 'file'.")
     ] = None,
     prompt_from_clip: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""Random crops of images for training a classifier, drawn from (seed, image id, draw): any can be made again."""
+"""Random crops of images for training a classifier, drawn from (seed, content, draw): any can be made again."""
 
 from __future__ import annotations
 
@@ -55,9 +55,12 @@ class RandomCrops:
         """The settings as JSON values."""
         return asdict(self)
 
-    def draw(self, image_id: int, draw: int, width: int, height: int) -> tuple[tuple[int, int, int, int], bool]:
-        """The box (left, top, right, bottom) of an image's crop number `draw`, and whether it is mirrored."""
-        digest = hashlib.blake2b(f"{self.seed},{image_id},{draw},crop".encode(), digest_size=8).digest()
+    def draw(self, content: bytes, draw: int, width: int, height: int) -> tuple[tuple[int, int, int, int], bool]:
+        """The box (left, top, right, bottom) of an image's crop number `draw`, and whether it is mirrored.
+
+        `content` is the image's `ImageItem.content`: its crops do not depend on its name or its place in a source.
+        """
+        digest = hashlib.blake2b(f"{self.seed},{content.hex()},{draw},crop".encode(), digest_size=8).digest()
         numbers = random.Random(int.from_bytes(digest, "little"))
         mirrored = self.mirror and numbers.random() < 0.5
         for _ in range(TRIES):
@@ -72,16 +75,17 @@ class RandomCrops:
         left, top = (width - w) // 2, (height - h) // 2
         return (left, top, left + w, top + h), mirrored
 
-    def crop(self, image: Image, image_id: int, draw: int) -> Image:
+    def crop(self, image: Image, content: bytes, draw: int) -> Image:
         """The crop number `draw` of an image, RGB, ``size x size``, scaled bilinearly with antialias."""
         from PIL import ImageOps
         from PIL.Image import Resampling
 
-        box, mirrored = self.draw(image_id, draw, *image.size)
+        whole = to_rgb(image)
+        box, mirrored = self.draw(content, draw, *whole.size)
         # Cropped first: resizing with a box would also read the pixels around it.
-        square = to_rgb(image).crop(box).resize((self.size, self.size), Resampling.BILINEAR)
+        square = whole.crop(box).resize((self.size, self.size), Resampling.BILINEAR)
         return ImageOps.mirror(square) if mirrored else square
 
     def source(self, source: ImageSource, draw: int) -> ImageSource:
         """`source` with every image replaced by its crop number `draw`; ids, labels and names stay."""
-        return source.transformed(lambda image_id, image: self.crop(image, image_id, draw))
+        return source.transformed(lambda content, image: self.crop(image, content, draw))

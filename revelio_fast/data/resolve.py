@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from revelio_fast.data.image_source import ImageSource, SourceError
+from revelio_fast.data.errors import SourceError
+from revelio_fast.data.image_source import ImageSource
 from revelio_fast.data.paper_datasets import PAPER_DATASETS, ROOT_VARIABLE, check_classes, local_copy, paper_name
 
 DIGITS = "digits"
@@ -25,7 +26,8 @@ def open_source(
     Parameters
     ----------
     spec : str, path or ImageSource
-        A folder of class folders; a flat folder of images; a folder with a ``labels.csv``; a CSV file of image
+        A folder of class folders; a flat folder of images (files that end in one of `decode.FORMATS`: jpg, jpeg,
+        jfif, png, webp, avif, bmp, gif, tif, tiff, ppm, pgm, jp2); a folder with a ``labels.csv``; a CSV file of image
         files and labels; a parquet file, a folder of them, or a folder written by ``datasets.save_to_disk``; the id
         of a data set on the Hugging Face Hub; a data set of the paper by its name in `PAPER_DATASETS`, e.g.
         ``"flowers102"`` (``"paper:flowers102"`` where a folder has the same name); or ``"digits"``, the 5,000 MNIST
@@ -45,8 +47,11 @@ def open_source(
     Returns
     -------
     ImageSource
-        Image ids are positions in the whole source (files sorted by path; rows in file order), whatever `split`
-        and `limit` leave out; for a Hugging Face data set they are positions in the split.
+        Its `names` are the keys of the images, and `names_are` says what they are: of a folder or a CSV file, the path
+        relative to the folder (of the CSV file), with ``/`` between folders; of a parquet file or data set, the column
+        ``image_id`` or ``id`` if it tells all rows apart, else the row number, with the split before it
+        (``"train/17"``); of the digits, the position among the 5,000. Ids are 63-bit hashes of the names: they stay
+        whatever `split` and `limit` leave out, and whichever images are added or removed.
 
     Raises
     ------

@@ -39,14 +39,17 @@ class BatchFeatures:
     def __call__(
         self,
         pixels: Tensor,
-        ids: list[int],
+        digests: list[bytes],
         rows: list[int],
         texts: list[str],
         upcoming: Iterable[str],
         pool: bool,
         draw: int = 0,
     ) -> dict[Key, Tensor]:
-        """Features of the images in `rows` of `pixels`; `upcoming` texts may be embedded along with theirs."""
+        """Features of the images in `rows` of `pixels`, whose noise is drawn from `digests` of their pixels.
+
+        `upcoming` texts may be embedded along with theirs.
+        """
         run = self.pooled if pool else self.maps
         latents = self._family.encode(pixels)
         picked = torch.tensor(rows, device=latents.device)
@@ -58,9 +61,7 @@ class BatchFeatures:
             for sample in range(self._noise_samples):
                 with nvtx_range("noise"):
                     noise = torch.zeros(latents.shape)
-                    noise[rows] = image_noise(
-                        self._spec.seed, ids, timestep, draw * self._noise_samples + sample, latents.shape[1:]
-                    )
+                    noise[rows] = image_noise(self._spec.seed, digests, timestep, sample, latents.shape[1:], draw)
                     noisy = self._family.add_noise(latents, noise.to(latents.device), timestep)
                 for layer, value in run(noisy, steps, conditioning).items():
                     part = value[picked]

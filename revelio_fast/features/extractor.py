@@ -13,8 +13,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from revelio_fast.data import BrokenImageError, ImageItem, ImageSource, open_source
-from revelio_fast.data.prefetch import decoded_groups
-from revelio_fast.data.preprocess import as_pixels, image_to_tensor
+from revelio_fast.data.identity import digest_rows, pixel_digests
+from revelio_fast.data.prefetch import Group, decoded_groups
+from revelio_fast.data.preprocess import as_pixels, model_input
 from revelio_fast.features.batch_features import BatchFeatures, Key
 from revelio_fast.models.embedded_prompts import EmbeddedPrompts
 from revelio_fast.models.families import LayerCost, ModelFamily, find_family
@@ -26,34 +27,27 @@ if TYPE_CHECKING:
 
 
 class FeatureBatch(NamedTuple):
-    """Features of some images.
-
-    Attributes
-    ----------
-    features : dict
-        ``{(layer, timestep): [B, C] or [B, C, H, W]}``.
-    image_ids, labels : Tensor
-        ``[B]`` int64.
-    names : list of str or None, optional
-        The key of each image in its source; None where the source has no keys.
-    contents : Tensor, optional
-        ``[B, 16]`` uint8: a digest of each image, zeros where it is not known.
-    """
+    """Features of some images of a source, and what identifies them (`revelio_fast.data.identity`)."""
 
     features: dict[Key, Tensor]
+    """``{(layer, timestep): [B, C] or [B, C, H, W]}``."""
     image_ids: Tensor
+    """int64 ``[B]``."""
     labels: Tensor
-    names: list[str | None] | None = None
-    contents: Tensor | None = None
+    """int64 ``[B]``, -1 for none."""
+    names: list[str]
+    """The images' keys in their source."""
+    contents: Tensor
+    """uint8 ``[B, 16]``: digests of the encoded bytes; another one means that the file has changed."""
 
 
 class FeatureExtractor:
     """Features of a diffusion model's layers for noised images; made by `from_pretrained`.
 
-    An image's feature depends on the image, its id, its prompt, the timestep and the seed. It does not depend on
-    which other images are read, skipped or already done: on one machine, for the same `batch_size` and number of
-    threads, it is the same to the last bit. Another batch size changes only the rounding (kernels may sum in another
-    order).
+    An image's feature depends on the pixels the model sees, its prompt, the timestep and the seed. It does not depend
+    on the image's name, folder or place in a source, nor on which other images are read, skipped or already done: on
+    one machine, for the same `batch_size`, row of the batch and number of threads, it is the same to the last bit.
+    Another batch size, or another row, changes only the rounding (kernels may sum in another order).
 
     Attributes
     ----------
@@ -224,18 +218,16 @@ class FeatureExtractor:
     def extract(
         self,
         images: Sequence[Image] | Tensor,
-        image_ids: Sequence[int] | Tensor | None = None,
+        *,
         pool: bool = True,
         prompts: Sequence[str] | None = None,
     ) -> dict[Key, Tensor]:
-        """Features of some images, in one batch.
+        """Features of some images, in one batch; those that a store of the same images holds, to the rounding.
 
         Parameters
         ----------
         images : sequence of PIL images, or Tensor
             A tensor is ``[B, 3, image_size, image_size]`` in [-1, 1].
-        image_ids : sequence of int, optional
-            Choose the noise; 0 .. B-1 by default.
         pool : bool
             Mean over height and width.
         prompts : sequence of str, optional
@@ -247,16 +239,14 @@ class FeatureExtractor:
             ``{(layer, timestep): [B, C] float32}``, or ``[B, C, H, W]`` in the model's dtype if not `pool`.
         """
         pixels = as_pixels(images, self.image_size)
-        ids = list(range(len(pixels))) if image_ids is None else [int(i) for i in image_ids]
-        if len(ids) != len(pixels):
-            raise ValueError(f"There are {len(pixels)} images but {len(ids)} image_ids.")
         if prompts is None:
             if not isinstance(self.prompts, Fixed):
                 raise ValueError(f"This extractor's prompts are {self.prompts}: give one for each image with prompts.")
-            prompts = [self.prompts.text] * len(ids)
-        if len(prompts) != len(ids):
-            raise ValueError(f"There are {len(ids)} images but {len(prompts)} prompts.")
-        return self._features(pixels, ids, list(range(len(ids))), list(prompts), (), pool)
+            prompts = [self.prompts.text] * len(pixels)
+        if len(prompts) != len(pixels):
+            raise ValueError(f"There are {len(pixels)} images but {len(prompts)} prompts.")
+        rows = list(range(len(pixels)))
+        return self._features(pixels, pixel_digests(pixels), rows, list(prompts), (), pool)
 
     def stream(
         self,
@@ -269,6 +259,7 @@ class FeatureExtractor:
         skip_ids: Container[int] = (),
         prompts: Mapping[int, str] | None = None,
         draw: int = 0,
+        workers: int | None = None,
     ) -> Iterator[FeatureBatch]:
         """Features of a whole source, batch by batch, in its order.
 
@@ -290,6 +281,9 @@ class FeatureExtractor:
             ``{image_id: prompt}``; by default those that the extractor's `prompts` give for the source.
         draw : int
             Which of an image's independent noises to take: another one for each random crop or epoch.
+        workers : int, optional
+            Threads that decode images ahead of the model; one for each core, at most 8, by default. 0 decodes in the
+            calling thread. The features do not depend on it.
 
         Yields
         ------
@@ -307,12 +301,14 @@ class FeatureExtractor:
         source = open_source(source)
         if prompts is None:
             prompts = self.prompts.texts(source, on_error=on_error, progress=progress)
-        return self._stream(source, batch_size, pool, on_error == "skip", progress, skip_ids, prompts, draw)
+        preprocess = functools.partial(model_input, size=self.image_size)
+        groups = decoded_groups(source, batch_size, self.image_size, preprocess, skip_ids, workers)
+        return self._stream(source, groups, pool, on_error == "skip", progress, skip_ids, prompts, draw)
 
     def _stream(
         self,
         source: ImageSource,
-        batch_size: int,
+        groups: Iterator[Group],
         pool: bool,
         skip: bool,
         progress: bool,
@@ -321,8 +317,6 @@ class FeatureExtractor:
         draw: int,
     ) -> Iterator[FeatureBatch]:
         self.skipped = []
-        preprocess = functools.partial(image_to_tensor, size=self.image_size)
-        groups = decoded_groups(source, batch_size, self.image_size, preprocess, skip_ids)
         order = source.image_ids
         seen = 0
         with tqdm(total=len(source), unit="image", desc="extract", disable=not progress) as bar:
@@ -332,13 +326,16 @@ class FeatureExtractor:
                 self.skipped.extend(group.broken)
                 seen += group.size
                 if group.rows:
-                    ids = [item.image_id for item in group.items]
                     later = (order[p] for p in range(seen, len(order)))
                     upcoming = (prompts[i] for i in later if i not in skip_ids and i in prompts)
                     texts = [_prompt_of(item, prompts) for item in group.items]
-                    features = self._features(group.pixels, ids, group.rows, texts, upcoming, pool, draw)
-                    labels = torch.tensor([item.label for item in group.items])
-                    yield FeatureBatch(features, torch.tensor(ids), labels, *identities(group.items))
+                    yield FeatureBatch(
+                        self._features(group.pixels, group.digests, group.rows, texts, upcoming, pool, draw),
+                        torch.tensor([item.image_id for item in group.items]),
+                        torch.tensor([item.label for item in group.items]),
+                        [item.name for item in group.items],
+                        digest_rows(group.contents),
+                    )
                 bar.update(group.size)
         if self.skipped:
             named = ", ".join(error.path for error in self.skipped[:3])
@@ -346,15 +343,7 @@ class FeatureExtractor:
             warnings.warn(f"{len(self.skipped)} broken images were skipped: {named}{more}", stacklevel=2)
 
 
-def identities(items: Sequence[ImageItem]) -> tuple[list[str | None] | None, Tensor | None]:
-    """Names and digests of images, for sources whose items have a ``name`` (str) and a ``content`` (16 bytes)."""
-    names = [getattr(item, "name", None) for item in items]
-    contents = [getattr(item, "content", None) or bytes(16) for item in items]
-    digests = torch.frombuffer(bytearray(b"".join(contents)), dtype=torch.uint8).view(len(items), 16)
-    return (names if any(names) else None), (digests if digests.any() else None)
-
-
 def _prompt_of(item: ImageItem, prompts: Mapping[int, str]) -> str:
     if item.image_id not in prompts:
-        raise ValueError(f"There is no prompt for image {item.image_id} ({item.path}): prompts must name every image.")
+        raise ValueError(f"There is no prompt for the image {item.path}: prompts must have the id of every image.")
     return prompts[item.image_id]

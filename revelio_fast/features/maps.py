@@ -73,6 +73,7 @@ def extract_maps(
     resume: bool = True,
     variants: int = 0,
     crops: RandomCrops | None = None,
+    workers: int | None = None,
 ) -> dict[Key, MapStore]:
     """Extract full feature maps of a source into ``out_dir/<layer>/t<timestep>/``.
 
@@ -105,7 +106,8 @@ def extract_maps(
     shapes = {key: extractor.layer_shapes()[key[0]] for key in folders}
     metadata = {key: layer_metadata(extractor, source, key) for key in folders}
     options: dict[str, Any] = {
-        "batch_size": batch_size, "pool": False, "on_error": on_error, "progress": progress, "prompts": prompts
+        "batch_size": batch_size, "pool": False, "on_error": on_error, "progress": progress, "prompts": prompts,
+        "workers": workers,
     }  # fmt: skip
     write_stores(extractor, source, folders, shapes, metadata, store_dtype, shard_rows, **options)
     write_skipped(Path(out_dir), extractor.skipped)

@@ -23,7 +23,7 @@ def record_name(prompts: Prompts) -> str | None:
 
 
 def record(path: Path, texts: Mapping[int, str], source: ImageSource) -> None:
-    """Write each image's prompt beside the stores, ``image_id,path,prompt``; adds to what is there.
+    """Write each image's prompt beside the stores, ``image_id,path,prompt``, sorted by path; adds to what is there.
 
     Raises
     ------
@@ -37,12 +37,12 @@ def record(path: Path, texts: Mapping[int, str], source: ImageSource) -> None:
     for image_id, text in texts.items():
         if image_id in known and known[image_id][1] != text:
             raise SourceError(
-                f"The prompt of image {image_id} was {known[image_id][1]!r} when the features in {path.parent} were "
-                f"begun ({path.name}), now {text!r}: choose another folder, or delete this one."
+                f"The prompt of {known[image_id][0]} was {known[image_id][1]!r} when the features in {path.parent} "
+                f"were begun ({path.name}), now {text!r}: choose another folder, or delete this one."
             )
         known[image_id] = (source.item(image_id).path, text)
     out = io.StringIO(newline="")
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["image_id", "path", "prompt"])
-    rows.writerows([image_id, *known[image_id]] for image_id in sorted(known))
+    rows.writerows([image_id, *known[image_id]] for image_id in sorted(known, key=lambda each: known[each]))
     atomic_write_bytes(path, out.getvalue().encode())

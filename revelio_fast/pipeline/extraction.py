@@ -15,8 +15,8 @@ from torch import Tensor
 from revelio_fast.concepts import flat_features, pixel_features
 from revelio_fast.config import RunConfig
 from revelio_fast.data import BrokenImageError, ImageItem, ImageSource, RandomCrops
+from revelio_fast.data.identity import digest_rows
 from revelio_fast.features import FeatureExtractor, MapStore, extract_maps, extract_to_store
-from revelio_fast.features.extractor import identities
 from revelio_fast.features.to_store import layer_folder
 from revelio_fast.models.prompts import choose_prompts
 from revelio_fast.pipeline.inputs import Images, model_key, model_path, prompts_key
@@ -199,7 +199,7 @@ class Extraction:
         size = config.baselines.pixel_size
         extractor = None if which == PIXELS else self.extractor(MODEL, config.layers[:1], config.timesteps[:1])
         shape = (3, size, size) if extractor is None else extractor.family.latent_shape
-        waiting: list[tuple[ImageItem, Any]] = []
+        waiting: list[tuple[ImageItem, Any, bytes]] = []
         with (
             ActivationStore.create(folder, shape, what=which, source=source.name) as writer,
             tqdm(total=len(source), desc=which, unit="image", disable=not self.progress) as bar,
@@ -208,18 +208,23 @@ class Extraction:
             for number, item in enumerate(source, start=1):
                 try:
                     if item.image_id not in done:
-                        waiting.append((item, item.load()))
+                        waiting.append((item, *item.decode()))
                 except BrokenImageError:
                     if config.source.on_error == "stop":
                         raise
                 if waiting and (len(waiting) == config.batch_size or number == len(source)):
-                    items, images = zip(*waiting, strict=True)
+                    items, images, contents = zip(*waiting, strict=True)
                     if extractor is None:
                         maps = pixel_features(images, size).reshape(-1, *shape)
                     else:
                         maps = extractor.latents(images).float()
-                    ids = torch.tensor([item.image_id for item in items])
-                    writer.append(maps, ids, torch.tensor([item.label for item in items]), *identities(items))
+                    writer.append(
+                        maps,
+                        torch.tensor([item.image_id for item in items]),
+                        torch.tensor([item.label for item in items]),
+                        [item.name for item in items],
+                        digest_rows(contents),
+                    )
                     waiting = []
                 bar.update()
         return ActivationStore.open(folder)

@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from revelio_fast.cli.app import app
+from revelio_fast.data import open_source
 from revelio_fast.store import ActivationStore
 
 
@@ -68,7 +69,7 @@ def test_step_by_step(extracted: Path, pictures: Path, tmp_path: Path) -> None:
     assert (tmp_path / "diffc" / "confusion.csv").is_file()
     shown = works("classify", tmp_path / "diffc", pictures, "--out", tmp_path / "p.csv", "--top", 1, "-q")
     assert "40 images, accuracy" in shown and "s an image (40 timed)" in shown
-    assert (tmp_path / "p.csv").read_text().startswith("image_id,path,label,predicted,class_1,probability_1\n")
+    assert (tmp_path / "p.csv").read_text().startswith("image_id,content,path,label,predicted,class_1,probability_1\n")
     about = json.loads((tmp_path / "p.json").read_text())
     assert about["settings"]["features"]["model"] == str(ActivationStore.open(store).metadata["model"])
 
@@ -119,7 +120,7 @@ def test_prompts_of_an_extraction(tiny_sd: Path, tiny_clip: Path, pictures: Path
         f"a {name} picture" for name in ["dark"] * 3 + ["light"] * 3
     ]
     told = tmp_path / "told.csv"
-    told.write_text("image_id,prompt\n" + "".join(f"{i},text {i}\n" for i in range(40)))
+    told.write_text("name,prompt\n" + "".join(f"{name},text\n" for name in open_source(pictures).names))
     shown = works("extract", *shared, "--out", tmp_path / "file", "--prompt-file", told, "--maps")
     assert "6 maps" in shown and "zero-shot" not in shown
     shown = fails("extract", *shared, "--out", tmp_path / "x", "--prompt-file", told, "--prompt", "a cat")

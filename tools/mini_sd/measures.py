@@ -27,10 +27,9 @@ CAPTIONS = [f"a handwritten {name}" for name in DIGIT_NAMES]
 
 
 class Digits(NamedTuple):
-    """Images with their ids (which choose the noise) and labels, int64 [N]."""
+    """Images with their labels, int64 [N]."""
 
     images: list[Image.Image]
-    ids: list[int]
     labels: Tensor
 
 
@@ -41,7 +40,7 @@ def load_digits(split: str, per_class: int) -> Digits:
         if count[item.label] < per_class:
             count[item.label] += 1
             items.append(item)
-    return Digits([i.load() for i in items], [i.image_id for i in items], torch.tensor([i.label for i in items]))
+    return Digits([i.load() for i in items], torch.tensor([i.label for i in items]))
 
 
 def load_pipeline(model: Path) -> StableDiffusionPipeline:
@@ -141,10 +140,7 @@ def reconstruction(pipeline: StableDiffusionPipeline, digits: Digits) -> float:
 def features(model: Path, digits: Digits, random_weights: bool) -> dict[tuple[str, int], Tensor]:
     """Pooled features [N, C] of all probed layers and timesteps, empty prompt."""
     extractor = FeatureExtractor.from_pretrained(model, LAYERS, PROBE_TIMESTEPS, random_weights=random_weights)
-    parts = [
-        extractor.extract(digits.images[i : i + 100], digits.ids[i : i + 100])
-        for i in range(0, len(digits.images), 100)
-    ]
+    parts = [extractor.extract(digits.images[i : i + 100]) for i in range(0, len(digits.images), 100)]
     return {key: torch.cat([part[key] for part in parts]) for key in extractor.keys}
 
 
