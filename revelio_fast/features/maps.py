@@ -28,6 +28,7 @@ from revelio_fast.features.map_writer import (
 )
 from revelio_fast.features.skipped import write_skipped
 from revelio_fast.features.to_store import about_layer, image_prompts, layer_folder
+from revelio_fast.renamed import renamed
 
 VARIANTS = "variants"
 
@@ -61,7 +62,7 @@ class MapStore:
         return len(self.image_ids)
 
     def variants(self) -> list[MapStore]:
-        """The stores of random crops that `extract_maps` wrote with `variants`, in order; empty if there are none.
+        """The stores of random crops that `extract_maps` wrote with `num_crops`, in order; empty if there are none.
 
         Raises
         ------
@@ -102,6 +103,7 @@ class MapStore:
         return cls(folder, maps, rows[:, 0].contiguous(), rows[:, 1].contiguous(), dict(manifest["about"]))
 
 
+@renamed(variants="num_crops")
 def extract_maps(
     extractor: FeatureExtractor,
     source: ImageSource | str | os.PathLike[str],
@@ -112,7 +114,7 @@ def extract_maps(
     on_error: str = "stop",
     progress: bool = True,
     resume: bool = True,
-    variants: int = 0,
+    num_crops: int = 0,
     crops: RandomCrops | None = None,
 ) -> dict[Key, MapStore]:
     """Extract full feature maps of a source into ``out_dir/<layer>/t<timestep>/``.
@@ -123,8 +125,8 @@ def extract_maps(
 
     Parameters
     ----------
-    variants : int
-        So many random crops of every image are extracted too, each with noise of its own, into
+    num_crops : int
+        This many random crops of every image are extracted, too, each with noise of its own, into
         ``<layer>/t<timestep>/variants/<number>/``; training a classifier picks one for each epoch.
     crops : RandomCrops, optional
         How to cut them; at the extractor's image size and with its seed by default.
@@ -151,7 +153,7 @@ def extract_maps(
     _write(extractor, source, folders, {}, 0, **options)
     write_skipped(Path(out_dir), extractor.skipped)
     crops = crops or RandomCrops(extractor.image_size, seed=extractor.about()["seed"])
-    for number in range(variants):
+    for number in range(num_crops):
         where = {key: folder / VARIANTS / f"{number:03}" for key, folder in folders.items()}
         about = {"crop": {**crops.about(), "draw": number + 1}}
         _write(extractor, crops.source(source, number + 1), where, about, number + 1, **options)

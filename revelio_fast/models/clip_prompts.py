@@ -194,7 +194,7 @@ class _Clip:
         progress: bool,
     ) -> Iterator[dict[int, Prediction]]:
         """Predictions of the images that are not in `known`, batch by batch."""
-        from tqdm.auto import tqdm
+        from revelio_fast.progress import tqdm
 
         classes = self._classes(sentences)
         scale = self._network.logit_scale.exp()

@@ -137,7 +137,7 @@ def test_official_bias_is_the_mean_of_a_batch_that_is_then_passed_over(monkeypat
         "revelio_fast.ksae.train.official_statistics",
         lambda sae, x: seen.append((sae.b_pre.clone(), x)) or {},
     )
-    train(x, semantics="official", holdout=0.0, steps=1)
+    train(x, compat="authors", val_fraction=0.0, steps=1)
     (b_pre, first), rows = seen[0], TrainingRows(x, 50, 0, 0.0, keep_short=True)
     assert torch.equal(b_pre, rows.batch(0).mean(0))
     assert torch.equal(first, rows.batch(1))
