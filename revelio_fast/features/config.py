@@ -9,7 +9,7 @@ from typing import Any, Literal
 from revelio_fast.models.prompts import PromptConfig, Prompts
 from revelio_fast.models.spec import DTYPES, ModelConfig, dtype_name
 from revelio_fast.renamed import new_names, renamed
-from revelio_fast.settings import SettingsError, option
+from revelio_fast.settings import SettingsError, option, types_of
 
 # Options that features do not depend on, or that are told apart in other ways.
 NOT_OF_THE_FEATURES = {"layers", "timesteps", "prompt", "prompts", "batch_size", "store_dtype", "on_error", "dtype"}
@@ -87,7 +87,7 @@ class ExtractConfig(ModelConfig):
             If one is missing.
         """
         known = new_names(cls.__renamed__, metadata, lambda *_: None)
-        needed = set(cls.__dataclass_fields__) - NOT_OF_THE_FEATURES
+        needed = set(types_of(cls)) - NOT_OF_THE_FEATURES
         values = {name: known[name] for name in needed if name in known or name not in IF_CHANGED}
         values |= {"layers": (known["layer"],), "timesteps": (known["timestep"],)}
         return cls(**{**values, "dtype": dtype_name(known["model_dtype"]), **changes})
