@@ -16,6 +16,7 @@ app = typer.Typer(
     cls=SentenceGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # tables of so many flags cut their names off on 80 columns
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -44,6 +44,8 @@ def top_images(
 
     if sheets is not None and source is None:
         raise typer.BadParameter("contact sheets need --source, the images that were extracted", param_hint="--sheets")
+    if ranking not in (None, "paper", "official"):
+        raise typer.BadParameter(f"--ranking is {ranking!r}: it is called --compat now, 'paper' or 'authors'")
     if ranking is not None:
         warnings.warn("--ranking is called --compat here now: use --compat authors", RenamedWarning, stacklevel=1)
         compat = "authors" if ranking == "official" else "paper"

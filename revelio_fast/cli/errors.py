@@ -6,13 +6,14 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from revelio_fast.renamed import RenamedWarning
+from revelio_fast.settings import types_of
 
 DEBUG = "REVELIO_DEBUG"
 
@@ -26,13 +27,15 @@ def user_errors() -> tuple[type[BaseException], ...]:
     return (ValueError, OSError, ImportError, StoreError, MapStoreError, BackendError)
 
 
-def spoken(text: str, flags: Mapping[str, str]) -> str:
+def spoken(text: str, flags: Mapping[str, str], settings: Collection[str] = ()) -> str:
     """A message in the spelling of the command line: ``on_error='skip'`` as ``--on-error skip``.
 
     Parameters
     ----------
     flags : mapping of str to str
         By the name of a setting the parameter that fills it, e.g. ``{"batch_size": "extract_batch"}``.
+    settings : collection of str
+        Names of settings that are given as ``--set on_error=skip``.
     """
 
     def flag(name: str) -> str:
@@ -40,7 +43,7 @@ def spoken(text: str, flags: Mapping[str, str]) -> str:
 
     def assignment(match: re.Match[str]) -> str:
         name, value = match[1], match[2].strip("'\"")
-        return f"{flag(name)} {value}" if name in flags else match[0]
+        return f"{flag(name)} {value}" if name in flags else f"--set {name}={value}" if name in settings else match[0]
 
     text = re.sub(r"(?<![\w.-])([a-z_]+)=('[^']*'|\"[^\"]*\"|[\w.]+)", assignment, text)
     for name in sorted(flags, key=len, reverse=True):
@@ -81,8 +84,12 @@ class SentenceGroup(TyperGroup):
                 raise typer.Exit(1) from None
 
     def _words(self, error: Exception, ctx: Any) -> str:
-        command = self.commands.get(ctx.invoked_subcommand)
-        flags = {each.name: each.name for each in command.params if each.name} if command is not None else {}
         if isinstance(error, OSError) and error.filename is not None and error.strerror:
             return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}."
+        command = self.commands.get(ctx.invoked_subcommand)
+        flags = {each.name: each.name for each in command.params if each.name} if command is not None else {}
+        if "dry_run" in flags:
+            from revelio_fast.config import RunConfig
+
+            return spoken(str(error).strip(), {}, types_of(RunConfig))
         return spoken(str(error).strip(), {"out_dir": "out", **flags} if "out" in flags else flags)

@@ -81,8 +81,8 @@ def _open(
         return _open_paper(name, split, image_column, label_column, root)
     if not is_hub_id(spec) or path.suffix.lower() in (".csv", ".tsv", ".parquet"):
         raise SourceError(
-            f"There is no file or folder {path}. A data set of the Hugging Face Hub is named owner/name, where there is "
-            "no folder 'owner' here; the names known here are 'digits' and those that `revelio-fast datasets` lists."
+            f"There is no file or folder {path}. A data set of the Hugging Face Hub is named owner/name, where no "
+            "folder 'owner' lies here; the names known here are 'digits' and those that `revelio-fast datasets` lists."
         )
     return hugging_face.open_hub(spec, split, image_column, label_column)
 

@@ -61,9 +61,8 @@ class ExtractConfig(ModelConfig):
                 raise SettingsError({name: f"{name} names {repeated[0]!r} twice"})
             object.__setattr__(self, name, tuple(value))
         if self.prompt and self.prompts != PromptConfig():
-            raise SettingsError(
-                {"prompt": "prompt is one text for all images, but a prompt for each image is asked for, too: keep one of the two"}
-            )
+            words = "prompt is one text for all images, but a prompt for each image is asked for, too: keep one"
+            raise SettingsError({"prompt": words})
 
     def all_prompts(self, cache_dir: Any = None) -> Prompts:
         """Where each image's prompt comes from; see `PromptConfig.prompts`."""

@@ -107,7 +107,9 @@ def test_weights_are_looked_at_before_they_are_saved(tmp_path, monkeypatch):
 
 
 def test_a_seed_too_large_for_the_shuffling_is_named():
-    with pytest.raises(ValueError, match="seed must be a whole number of at least 0 and below 4294967296, got 4294967296"):
+    with pytest.raises(
+        ValueError, match="seed must be a whole number of at least 0 and below 4294967296, got 4294967296"
+    ):
         KSAEConfig(seed=2**32)
     train(planted(100)[0], seed=2**32 - 1)
 

@@ -143,7 +143,10 @@ def test_prompts_come_from_one_place() -> None:
         ("prompts: {column: a, file: b.csv}", "prompts: Prompts come from one place only, but a column and a file"),
         ("prompts: {template: a cat}", "prompts: The sentence 'a cat' has no place for the class"),
         ("prompts: {colum: a}", "prompts.colum is not a setting: did you mean 'column'"),
-        ("prompts: {column: a}\nprompt: b", "prompt is one text for all images, but a prompt for each image is asked for"),
+        (
+            "prompts: {column: a}\nprompt: b",
+            "prompt is one text for all images, but a prompt for each image is asked for",
+        ),
     ):
         with pytest.raises(ConfigError) as caught:
             parse_config(LEAST + text + "\n", "c.yaml")
