@@ -142,8 +142,8 @@ def train_on(
 
 
 def learning_rate(config: DiffCConfig, epoch: int) -> float:
-    """Return the learning rate of `epoch` (from 0): a cosine from `lr` that reaches `lr_min` after the last epoch."""
-    return config.lr_min + (config.lr - config.lr_min) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+    """Return the learning rate of `epoch` (from 0): a cosine from `lr` that reaches `last_lr` after the last epoch."""
+    return config.last_lr + (config.lr - config.last_lr) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
 
 
 def _train_epochs(
@@ -158,7 +158,7 @@ def _train_epochs(
     progress: bool,
 ) -> Tensor | None:
     """Train the epochs that `history` lacks, and return the last one's test predictions; None if it lacked none."""
-    from tqdm import tqdm
+    from revelio_fast.progress import tqdm
 
     device = next(model.parameters()).device
     bar = tqdm(total=config.epochs, initial=len(history), desc=model.title, unit="epoch", disable=not progress)
@@ -199,7 +199,7 @@ def _train_one(
     device: torch.device,
     progress: bool,
 ) -> tuple[float, float]:
-    from tqdm import tqdm
+    from revelio_fast.progress import tqdm
 
     n = len(train.labels)
     rows = epoch_batches(n, config.batch_size, torch.Generator().manual_seed(torch.initial_seed()))
@@ -230,7 +230,7 @@ def _evaluate(
     model: MapClassifier, config: DiffCConfig, test: MapSource, device: torch.device, progress: bool
 ) -> tuple[float, Tensor]:
     """Return the mean test loss and the predicted classes, int64 ``[N]``."""
-    from tqdm import tqdm
+    from revelio_fast.progress import tqdm
 
     rows = list(torch.arange(len(test.labels)).split(config.test_batch_size))
     model.eval()

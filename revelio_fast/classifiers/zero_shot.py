@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from revelio_fast.classifiers.predictions import Classified, PredictionLog, matched_labels
 from revelio_fast.data import ImageSource, open_source
@@ -25,6 +24,7 @@ from revelio_fast.features.noise import image_noise
 from revelio_fast.models import OUTPUT
 from revelio_fast.models.clip_prompts import in_sentence, readable
 from revelio_fast.models.embedded_prompts import EmbeddedPrompts
+from revelio_fast.progress import tqdm
 
 LOSSES = ("l2", "l1")
 

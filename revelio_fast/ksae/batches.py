@@ -40,7 +40,7 @@ class TrainingRows:
         data: StoreLike | Tensor,
         batch_size: int,
         seed: int,
-        holdout: float,
+        val_fraction: float,
         *,
         keep_short: bool = False,
         where: str = "auto",
@@ -48,7 +48,7 @@ class TrainingRows:
     ) -> None:
         self.features = Features("data", data, where)
         total, self.seed, self.keep_short = self.features.rows, seed, keep_short
-        held = min(total - 1, round(total * holdout), MOST_HELD_OUT)
+        held = min(total - 1, round(total * val_fraction), MOST_HELD_OUT)
         order = torch.randperm(total, generator=torch.Generator().manual_seed(seed), dtype=_index_type(total))
         self.apart = order[:held].sort().values.long()
         del order

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from revelio_fast.progress import tqdm
 from revelio_fast.store.memory import fits_in_memory
 
 BLOCK = 4096  # rows looked at together in a pass over many

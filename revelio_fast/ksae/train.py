@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
 from revelio_fast.ksae.batches import TrainingRows, training_device
@@ -23,6 +22,7 @@ from revelio_fast.ksae.model import KSparseAutoencoder
 from revelio_fast.ksae.row_sources import StoreLike, given_validation
 from revelio_fast.ksae.state import TrainingState, load_checkpoint, save_checkpoint
 from revelio_fast.ksae.stepper import Stepper
+from revelio_fast.progress import tqdm
 
 
 @dataclass
@@ -34,8 +34,8 @@ class KSAEResult:
     sae : KSparseAutoencoder
     history : dict of str to list of float
         Columns ``step, lr, fvu, l0, dead, aux_loss, holdout_fvu`` (NaN where not measured), one entry per logged step;
-        ``official_l0``, ``official_dead`` and ``official_explained_variance`` with official semantics. `fvu` is that of
-        the batch before its update.
+        ``official_l0``, ``official_dead`` and ``official_explained_variance`` with ``compat="authors"``. `fvu` is that
+        of the batch before its update.
     metrics : dict of str to float
         Final ``fvu`` (mean of the last 10 logged), ``holdout_fvu``, ``l0``, ``dead``, ``steps``, ``rows_seen``, and
         ``seconds`` of this call (not written to disk, so that equal runs leave equal files).
@@ -92,10 +92,10 @@ def train_ksae(
         If a shard cannot be read, names the file.
     """
     config, started = config or KSAEConfig(), time.perf_counter()
-    official = config.semantics == "official"
-    holdout = 0.0 if validation is not None else config.holdout
+    official = config.compat == "authors"
+    val_fraction = 0.0 if validation is not None else config.val_fraction
     rows = TrainingRows(
-        data, config.batch_size, config.seed, holdout, keep_short=official, where=config.data, progress=progress
+        data, config.batch_size, config.seed, val_fraction, keep_short=official, where=config.data, progress=progress
     )
     held_out = rows.held_out
     if validation is not None:
@@ -165,10 +165,10 @@ def _initial_state(rows: TrainingRows, config: KSAEConfig, device: torch.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         sae = KSparseAutoencoder(d, k=config.k, n_latents=config.latents(d), relu=config.relu)
-        if config.semantics == "official":
+        if config.compat == "authors":
             sae.initialise_as_authors()
     # The batch that gives the authors' b_dec is taken from their loader: training begins with the next one.
-    mean = rows.batch(0).mean(0) if config.semantics == "official" else rows.mean
+    mean = rows.batch(0).mean(0) if config.compat == "authors" else rows.mean
     sae.to(device)
     sae.b_pre.data.copy_(mean)
     return TrainingState(sae)

@@ -197,7 +197,7 @@ class _Clip:
         progress: bool,
     ) -> Iterator[list[Found]]:
         """Images that are not in `known`, their contents and predictions, batch by batch."""
-        from tqdm.auto import tqdm
+        from revelio_fast.progress import tqdm
 
         classes = self._classes(sentences)
         scale = self._network.logit_scale.exp()

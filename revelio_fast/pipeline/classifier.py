@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -61,10 +61,10 @@ def _classify_one(
     halves: dict[str, Stage],
     which: str,
     key: Key | None,
-    head: str,
+    head: Literal["diffc", "resnet"],
     progress: bool,
 ) -> DiffCRun:
-    settings = config.diffc.build(config.seed, head)
+    settings = config.diffc.build(head)
     names = images.class_names
     kind = MapClassifier.kinds[head].title
     place = f"{which.replace(' ', '-').lower()}{f'-{key[0]}-t{key[1]}' if key else ''}"
@@ -85,7 +85,7 @@ def _classify_one(
         section = config.diffc
         inputs = {
             "online": extraction.inputs(which, [key[0]], [key[1]]),
-            "least_area": section.least_area,
+            "min_scale": section.min_scale,
             "map_dtype": section.map_dtype,
         }
     trainer = {name: value for name, value in vars(settings).items() if name != "seed"}
@@ -146,8 +146,8 @@ def _train_online(
 
     return train_diffc_online(
         extraction.extractor(which, [key[0]], [key[1]]), train, test, settings, out_dir=folder,
-        least_area=config.diffc.least_area, batch_size=config.batch_size,
-        map_dtype=getattr(torch, config.diffc.map_dtype), on_error=config.source.on_error, class_names=names,
+        min_scale=config.diffc.min_scale, batch_size=config.batch_size,
+        map_dtype=getattr(torch, config.diffc.map_dtype), on_error=config.on_error, class_names=names,
         progress=extraction.progress,
     )  # fmt: skip
 

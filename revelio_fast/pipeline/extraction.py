@@ -16,10 +16,9 @@ from revelio_fast.concepts import flat_features, pixel_features
 from revelio_fast.config import RunConfig
 from revelio_fast.data import BrokenImageError, ImageItem, ImageSource, RandomCrops
 from revelio_fast.data.identity import digest_rows
-from revelio_fast.features import FeatureExtractor, MapStore, extract_maps, extract_to_store
+from revelio_fast.features import ExtractConfig, FeatureExtractor, MapStore, extract_maps, extract_to_store
 from revelio_fast.features.to_store import layer_folder
-from revelio_fast.models.prompts import choose_prompts
-from revelio_fast.pipeline.inputs import Images, model_key, model_path, prompts_key
+from revelio_fast.pipeline.inputs import Images, model_key, prompts_key
 from revelio_fast.pipeline.stages import Stage, Stages
 from revelio_fast.store import ActivationStore
 
@@ -47,14 +46,14 @@ class Extraction:
         self.images = images
         self.stages = stages
         self.progress = progress
-        self.prompts = choose_prompts(
-            config.prompt, **config.prompts.model_dump(), cache_dir=stages.root / "features" / "clip"
-        )
+        self.prompts = config.all_prompts(cache_dir=stages.root / "features" / "clip")
         self._model = model_key(config.model, config.revision)
 
     def pooled(self, which: str) -> dict[str, Stage]:
         """Pooled features of every layer and timestep, by half; `which` is the model or random weights."""
-        return self._extract(which, "features", self.config.layers, self.config.timesteps, self.config.store_dtype)
+        return self._extract(
+            which, "features", self.config.layers, self.config.timesteps, self.config.store_dtype or "float32"
+        )
 
     def maps(self, which: str, layers: Sequence[str], timesteps: Sequence[int]) -> dict[str, Stage]:
         """Feature maps of some layers and timesteps, by half; with random crops of the training images if wanted."""
@@ -62,40 +61,28 @@ class Extraction:
 
     def extractor(self, which: str, layers: Sequence[str], timesteps: Sequence[int]) -> FeatureExtractor:
         """The model, or its random weights, up to the last of some layers."""
-        config = self.config
-        return FeatureExtractor.from_pretrained(
-            model_path(config.model),
-            list(layers),
-            list(timesteps),
-            self.prompts,
-            image_size=config.source.image_size,
-            dtype=config.dtype,
-            seed=config.seed,
-            noise_samples=config.noise_samples,
-            revision=config.revision,
-            random_weights=which == RANDOM,
-            official=config.official,
-            compile=config.compile,
-        )
+        return FeatureExtractor.from_config(self._asked(which, layers, timesteps), self.prompts)
 
     def inputs(self, which: str, layers: Sequence[str], timesteps: Sequence[int]) -> dict[str, Any]:
         """All that features depend on, as JSON values."""
-        config = self.config
+        config = self._asked(which, layers, timesteps)
         return {
+            **config.metadata(),
             "images": self.images.key,
             "model": self._model,
             "which": which,
             "layers": list(layers),
             "timesteps": list(timesteps),
-            "prompt": prompts_key(config),
-            "seed": config.seed,
-            "noise_samples": config.noise_samples,
-            "image_size": config.source.image_size,
-            "dtype": config.dtype,
+            "prompt": prompts_key(self.config),
             "batch_size": config.batch_size,
-            "on_error": config.source.on_error,
-            **{name: True for name in ("official", "compile") if getattr(config, name)},
+            "on_error": config.on_error,
         }
+
+    def _asked(self, which: str, layers: Sequence[str], timesteps: Sequence[int]) -> ExtractConfig:
+        random_weights = self.config.random_weights or which == RANDOM
+        return self.config.part(
+            ExtractConfig, layers=tuple(layers), timesteps=tuple(timesteps), random_weights=random_weights
+        )
 
     def raw(self, which: str) -> dict[str, Stage]:
         """Raw pixels or VAE latents, by half: flattened, and as maps."""
@@ -104,7 +91,7 @@ class Extraction:
         if which == PIXELS:
             inputs["pixel_size"] = self.config.baselines.pixel_size
         else:
-            inputs |= {"image_size": self.config.source.image_size, "model": self._model, "dtype": self.config.dtype}
+            inputs |= {"image_size": self.config.image_size, "model": self._model, "dtype": self.config.dtype}
             inputs["max_features"] = self.config.baselines.max_features
         for half, source in self._halves():
             name = f"{which}, {half}ing images" if half == "train" else f"{which}, {half} images"
@@ -138,7 +125,7 @@ class Extraction:
             write: Any = extract_to_store if kind == "features" else extract_maps
             options: dict[str, Any] = {}
             if crops:
-                options["variants"] = crops["variants"]
+                options["num_crops"] = crops["num_crops"]
                 options["crops"] = RandomCrops(loaded[0].image_size, **crops["crop"])
             written = write(
                 loaded[0],
@@ -146,7 +133,7 @@ class Extraction:
                 folder,
                 batch_size=config.batch_size,
                 store_dtype=getattr(torch, dtype),
-                on_error=config.source.on_error,
+                on_error=config.on_error,
                 progress=self.progress,
                 **options,
             )
@@ -169,13 +156,10 @@ class Extraction:
     def _crops(self) -> dict[str, Any]:
         """How many random crops of each training image are cached, and how they are cut; empty if none are."""
         section = self.config.diffc
-        if not section.variants:
+        if not section.num_crops:
             return {}
-        settings = section.build(self.config.seed)
-        crop = {
-            "least_area": section.least_area, "mirror": settings.augmentation == "flip", "seed": settings.seed
-        }  # fmt: skip
-        return {"variants": section.variants, "crop": crop}
+        crop = {"min_scale": section.min_scale, "hflip": section.augmentation == "flip", "seed": section.seed}
+        return {"num_crops": section.num_crops, "crop": crop}
 
     def _write_raw(self, which: str, source: ImageSource, folder: Path) -> dict[str, Any]:
         maps = self._raw_maps(which, source, folder / RAW_MAPS)
@@ -193,7 +177,7 @@ class Extraction:
 
     def _raw_maps(self, which: str, source: ImageSource, folder: Path) -> ActivationStore:
         """Write the maps of a source, those that are not there yet."""
-        from tqdm import tqdm
+        from revelio_fast.progress import tqdm
 
         config = self.config
         size = config.baselines.pixel_size
@@ -210,7 +194,7 @@ class Extraction:
                     if item.image_id not in done:
                         waiting.append((item, *item.decode()))
                 except BrokenImageError:
-                    if config.source.on_error == "stop":
+                    if config.on_error == "stop":
                         raise
                 if waiting and (len(waiting) == config.batch_size or number == len(source)):
                     items, images, contents = zip(*waiting, strict=True)

@@ -105,7 +105,7 @@ def _train(
     n_latents: int | None,
     progress: bool,
 ) -> Stage:
-    settings = config.sae.build(config.seed)
+    settings = config.sae
     if n_latents is not None:
         settings = replace(settings, n_latents=n_latents)
 
@@ -157,16 +157,7 @@ def _purity(
         if found.tops is None:
             raise ValueError("there are no top images")
         try:
-            result = label_purity(
-                found.tops,
-                labels,
-                top_latents=section.top_latents,
-                top_images=section.top_images,
-                ranking=section.ranking,
-                permutations=section.permutations,
-                bootstrap=section.bootstrap,
-                seed=config.seed,
-            )
+            result = label_purity(found.tops, labels, **section.arguments())
         except ValueError as error:
             return {"not_measured": str(error)}
         return {"purity": result.as_dict()}
@@ -174,7 +165,7 @@ def _purity(
     stage = stages.run(
         f"purity: {found.title}",
         f"purity/{place}",
-        {"tops": tops.key, "purity": section.model_dump(), "seed": config.seed},
+        {"tops": tops.key, "purity": section.as_json()},
         work,
     )
     found.seconds["purity"] = stage.seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from revelio_fast.pipeline.classifier import classify
 from revelio_fast.pipeline.extraction import LATENTS, MODEL, PIXELS, RANDOM, Extraction
 from revelio_fast.pipeline.inputs import Images, open_images
 from revelio_fast.pipeline.measure import Measured, measure
+from revelio_fast.pipeline.preflight import check_run
 from revelio_fast.pipeline.stages import Stage, Stages
 from revelio_fast.report import Baseline, DiffCRun, LayerRun, RunSummary, versions, write_report
 
@@ -67,8 +67,9 @@ def run(config: RunConfig | str | os.PathLike[str], *, progress: bool = True) ->
     root = Path(config.out_dir)
     stages = Stages(root, progress)
     images = open_images(config)
+    check_run(config, images)
     root.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(root / "config.json", config.model_dump(mode="json"))
+    atomic_write_json(root / "config.json", config.as_json())
     atomic_write_json(root / "versions.json", versions())
     extraction = Extraction(config, images, stages, progress)
     measured = _measure_all(config, stages, extraction, progress)
@@ -113,7 +114,7 @@ def _measure_all(config: RunConfig, stages: Stages, extraction: Extraction, prog
         for key in keys:
             found.append(measure(config, stages, halves, RANDOM, key, with_sae=section.sae, progress=progress))
     # As many latents as the widest layer has: a k-SAE on 3,072 pixel values would otherwise have more than any.
-    n_latents = config.sae.build(config.seed).latents(max(each.d for each in found))
+    n_latents = config.sae.latents(max(each.d for each in found))
     for which, wanted in ((PIXELS, section.raw_pixels), (LATENTS, section.vae_latents)):
         if wanted:
             halves = extraction.raw(which)
@@ -172,7 +173,7 @@ def _summary(
         layers=layers,
         baselines=baselines,
         diffc=diffc,
-        config=json.loads(config.model_dump_json()),
+        config=config.as_json(),
         versions=versions(),
         seconds=_phases(stages, seconds),
         notes=_notes(config, images, measured, stages),
@@ -180,7 +181,7 @@ def _summary(
 
 
 def _prompt_words(config: RunConfig) -> str:
-    named = config.prompts.model_dump(exclude_none=True)
+    named = {name: value for name, value in config.prompts.as_json().items() if value is not None}
     return ", ".join(f"{key}: {value}" for key, value in named.items()) or config.prompt
 
 
@@ -194,17 +195,13 @@ def _phases(stages: Stages, seconds: float) -> dict[str, float]:
 
 
 def _notes(config: RunConfig, images: Images, measured: list[Measured], stages: Stages) -> list[str]:
-    sae = config.sae.model_dump()
     sizes = f"{len(images.train)} training images" + (f", {len(images.test)} test images" if images.test else "")
     notes = [
-        f"Sizes of this run: {sizes}; k-SAE of expansion factor {sae['expansion_factor']}, k = {sae['k']}, "
-        f"{sae['steps']} steps of up to {sae['batch_size']} images (the paper: factor 64, k = 32)."
+        f"Sizes of this run: {sizes}; k-SAE of expansion factor {config.sae.expansion_factor}, k = {config.sae.k}, "
+        f"{config.sae.steps} steps of up to {config.sae.batch_size} images (the paper: factor 64, k = 32)."
     ]
     if config.diffc.enabled and images.test is not None:
-        notes[0] += (
-            f" Diff-C of width {config.diffc.model_dump()['width']}, {config.diffc.model_dump()['epochs']} epochs "
-            "(the paper: 1024, 30)."
-        )
+        notes[0] += f" Diff-C of width {config.diffc.width}, {config.diffc.epochs} epochs (the paper: 1024, 30)."
     notes += images.notes
     if config.prompts.template is not None and config.prompts.from_clip is None:
         notes.append(

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tqdm import tqdm
-
 from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
+from revelio_fast.progress import tqdm
 from revelio_fast.report import figures
 from revelio_fast.report.contact import ContactSheets, write_sheets
 from revelio_fast.report.findings import findings

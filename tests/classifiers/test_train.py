@@ -158,13 +158,13 @@ def test_bad_input_is_named() -> None:
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"epochs": 0}, "epochs is 0"),
-        ({"batch_size": 1}, "batch_size is 1"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"lr_min": 1.0}, "0 <= lr_min <= lr"),
-        ({"weight_decay": -1.0}, "weight_decay is -1.0"),
-        ({"augmentation": "crop"}, "allowed are flip, none"),
-        ({"precision": "int8"}, "allowed are fp32, bf16"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"batch_size": 1}, "batch_size must be a whole number of at least 2, got 1"),
+        ({"dropout": 1.0}, "dropout must be a number of at least 0 and below 1, got 1.0"),
+        ({"lr_min": 1.0}, "lr_min must not exceed lr = 0.0001, got 1.0"),
+        ({"weight_decay": -1.0}, "weight_decay must be a number of at least 0, got -1.0"),
+        ({"augmentation": "crop"}, "augmentation must be one of 'flip', 'none', got 'crop'"),
+        ({"precision": "int8"}, "precision must be one of 'fp32', 'bf16', got 'int8'"),
     ],
 )
 def test_bad_settings_are_named(settings: dict, words: str) -> None:

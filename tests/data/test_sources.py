@@ -231,9 +231,10 @@ def test_a_name_that_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datasets")
     import datasets
 
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset", lambda name: (_ for _ in ()).throw(ConnectionError("no network")))
     with pytest.raises(SourceError, match=r"neither a file, a folder, 'digits', nor a data set.*no network"):
-        open_source("flowers")
+        open_source("owner/flowers")
 
 
 def test_flowers(shared_data: Path) -> None:

@@ -32,7 +32,7 @@ def stored(folder, count=330, dtype=torch.bfloat16, **changes):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("changes", [{}, {"semantics": "official"}, {"holdout": 0.0}, {"aux_k": 4, "dead_after": 100}])
+@pytest.mark.parametrize("changes", [{}, {"compat": "authors"}, {"val_fraction": 0.0}, {"aux_k": 4, "dead_after": 100}])
 def test_the_same_files_from_disk_memory_and_a_tensor(tmp_path, dtype, changes):
     store = stored(tmp_path, dtype=dtype)
     x = store.features()

@@ -195,8 +195,8 @@ def test_a_wrong_layer_lists_the_right_ones(tiny_sd: Path, layer: str) -> None:
         ({"prompt": ["a", "b"]}, "prompt must be one text"),
         ({"image_size": 30}, "multiple of 4"),
         ({"image_size": 2}, "multiple of 4"),
-        ({"dtype": "int8"}, "dtype must be"),
-        ({"dtype": torch.float64}, "dtype must be"),
+        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"dtype": torch.float64}, "dtype must be one of"),
         ({"noise_samples": 0}, "noise_samples"),
     ],
 )

@@ -77,14 +77,14 @@ def test_step_by_step(extracted: Path, pictures: Path, tmp_path: Path) -> None:
 def test_both_ways_of_fresh_crops(tiny_sd: Path, pictures: Path, tmp_path: Path) -> None:
     shared = ["--model", tiny_sd, "--batch-size", 8, "-q"]
     where = ["--layers", "up_ft2", "--timesteps", "0"]
-    shown = works("extract", pictures, *where, *shared, "--maps", "--variants", 2, "--out", tmp_path / "maps")
+    shown = works("extract", pictures, *where, *shared, "--maps", "--num-crops", 2, "--out", tmp_path / "maps")
     assert "40 maps [32, 8, 8] (up_ft2, t=0), 2 random crops of each" in shown
     train = ["--out", tmp_path / "cached", "--width", 8, "--epochs", 2, "--lr", 0.001, "-q"]
     shown = works("train-diffc", tmp_path / "maps" / "up_ft2" / "t0", *train, "--head", "resnet")
     assert "through 2 random crops of each image" in shown and "SD features: test accuracy" in shown
     assert json.loads((tmp_path / "cached" / "model" / "config.json").read_text())["model_type"] == "resnet"
     train = ["--out", tmp_path / "fresh", "--width", 8, "--epochs", 2, "--lr", 0.001, "-q", "--model", tiny_sd]
-    shown = works("train-diffc", pictures, *train, "--cache", "none", "--layer", "up_ft2", "--timestep", 0)
+    shown = works("train-diffc-online", pictures, *train, "--layer", "up_ft2", "--timestep", 0)
     assert "8 of 40 images are held out" in shown and "Diff-C: test accuracy" in shown
     features = json.loads((tmp_path / "fresh" / "model" / "config.json").read_text())["features"]
     assert (features["layer"], features["timestep"], features["model"]) == ("up_ft2", 0, str(tiny_sd))
@@ -123,8 +123,9 @@ def test_prompts_of_an_extraction(tiny_sd: Path, tiny_clip: Path, pictures: Path
     told.write_text("name,prompt\n" + "".join(f"{name},text\n" for name in open_source(pictures).names))
     shown = works("extract", *shared, "--out", tmp_path / "file", "--prompt-file", told, "--maps")
     assert "6 maps" in shown and "zero-shot" not in shown
-    shown = fails("extract", *shared, "--out", tmp_path / "x", "--prompt-file", told, "--prompt", "a cat")
-    assert "Prompts come from one place only, but a text and a file were given" in shown
+    both = ["--prompt-file", told, "--prompt", "a cat"]
+    shown = fails("extract", *shared, "--out", tmp_path / "x", *both, code=2)
+    assert "--prompt is one text for all images, but a prompt for each image is asked for" in shown
     assert "it has no columns" in fails("extract", *shared, "--out", tmp_path / "x", "--prompt-column", "caption")
 
 
@@ -182,9 +183,18 @@ def test_errors_are_sentences(arguments: list[str], words: str, tmp_path: Path, 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["extract", "digits", "--out", "x", "--timesteps", "25,soon"], "'25,soon' is no list of numbers"),
-        (["extract", "digits", "--out", "x", "--layers", ","], "names nothing"),
-        (["extract", "digits", "--out", "x", "--variants", "2"], "add --maps"),
+        (
+            ["extract", "digits", "--out", "x", "--timesteps", "25,soon"],
+            "--timesteps is '25,soon', which is no list",
+        ),
+        (["extract", "digits", "--out", "x", "--layers", ","], "--layers must be a list of at least one"),
+        (["extract", "digits", "--out", "x", "--num-crops", "2"], "add --maps"),
+        (["train-sae", "s", "--out", "x", "--lr", "0"], "--lr must be a number above 0, got 0.0"),
+        (
+            ["train-sae", "s", "--out", "x", "--k", "5", "--n-latents", "4"],
+            "--k must not exceed --n-latents = 4",
+        ),
+        (["train-diffc", "photos", "--out", "x", "--cache", "none", "--layer", "up_ft1"], "train-diffc-online PHOTOS"),
         (["train-sae", "s", "--out", "x", "--set", "kk=3"], "expected name=value, name one of k, expansion_factor"),
         (["top-images", "a", "b", "--sheets", "c"], "contact sheets need --source"),
         (["extract", "digits"], "Missing option '--out'"),

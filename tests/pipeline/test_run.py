@@ -66,7 +66,7 @@ def test_a_run_and_its_rerun(settings: str, tmp_path: Path, capsys: pytest.Captu
     assert "bottleneck t=25" in table and "random weights bottleneck t=25" in table and "100.0 %" in table
 
 
-@pytest.mark.parametrize("mode", ["variants: 2", "cache: none"])
+@pytest.mark.parametrize("mode", ["num_crops: 2", "cache: none"])
 def test_diffc_with_fresh_crops_and_the_baseline_head(settings: str, mode: str, tmp_path: Path) -> None:
     settings = settings.replace("diffc: {width: 8", "diffc: {" + mode + ", heads: [diffc, resnet], width: 8")
     settings = settings.replace("baselines: {", "baselines: {random_weights: false, raw_pixels: false, sae: false, ")
@@ -82,13 +82,13 @@ def test_diffc_with_fresh_crops_and_the_baseline_head(settings: str, mode: str, 
     classifier = MapClassifier.from_pretrained(folders["SD features: bottleneck, t = 25"] / "model")
     assert classifier.features is not None and classifier.features["layer"] == "bottleneck"
     kept = sorted(path.parent.name for path in (tmp_path / "run" / "maps").rglob("variants/*/manifest.json"))
-    assert kept == (["000", "001"] if mode == "variants: 2" else [])
-    assert (tmp_path / "run" / "maps").is_dir() == (mode == "variants: 2")
+    assert kept == (["000", "001"] if mode == "num_crops: 2" else [])
+    assert (tmp_path / "run" / "maps").is_dir() == (mode == "num_crops: 2")
     second = run(parse_config(settings), progress=False)
     assert all(stage.skipped for stage in second.stages)
-    other = run(parse_config(settings, overrides=["diffc.least_area=0.5"]), progress=False)
+    other = run(parse_config(settings, overrides=["diffc.min_scale=0.5"]), progress=False)
     again = {stage.folder.relative_to(tmp_path / "run").parts[0] for stage in other.stages if not stage.skipped}
-    assert again == ({"maps", "diffc", "resnet"} if mode == "variants: 2" else {"diffc", "resnet"})
+    assert again == ({"maps", "diffc", "resnet"} if mode == "num_crops: 2" else {"diffc", "resnet"})
 
 
 def test_changed_settings_redo_only_what_depends_on_them(settings: str) -> None:
@@ -195,7 +195,7 @@ def test_broken_pictures_stop_or_are_listed(settings: str, pictures: Path, tmp_p
     config = parse_config(settings, overrides=[f"source.spec={copy}"])
     with pytest.raises(BrokenImageError, match=r"03\.png|17\.png"):
         run(config, progress=False)
-    skipping = parse_config(settings, overrides=[f"source.spec={copy}", "source.on_error=skip"])
+    skipping = parse_config(settings, overrides=[f"source.spec={copy}", "on_error=skip"])
     with pytest.warns(UserWarning, match="broken"):
         result = run(skipping, progress=False)
     text = result.report.read_text()
