@@ -50,6 +50,23 @@ def permutation_p_value(measured: float, by_chance: Tensor, *, low_is_extreme: b
     return (1 + int(extreme.sum())) / (1 + len(by_chance))
 
 
+def averaged_interval(values: Sequence[float], intervals: Sequence[Interval]) -> tuple[float, float | None, Interval]:
+    """Mean, n - 1 deviation and 95 % interval of a figure that was measured with several seeds.
+
+    The interval joins two causes of doubt, which add in squares: that of each measurement (the mean of the intervals,
+    since all seeds were tested on the same images), and that of the mean over seeds (1.96 standard errors).
+    """
+    n = len(values)
+    mean = sum(values) / n
+    low = sum(value - ends[0] for value, ends in zip(values, intervals, strict=True)) / n
+    high = sum(ends[1] - value for value, ends in zip(values, intervals, strict=True)) / n
+    if n == 1:
+        return mean, None, (mean - low, mean + high)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
+    error = Z95 * deviation / math.sqrt(n)
+    return mean, deviation, (mean - math.hypot(low, error), mean + math.hypot(high, error))
+
+
 @dataclass(frozen=True)
 class Difference(Record):
     """A difference of two figures, the second subtracted from the first.
@@ -114,10 +131,9 @@ def independent_difference(ours: float, our_interval: Interval, theirs: float, t
     below = math.hypot(ours - our_interval[0], their_interval[1] - theirs)
     above = math.hypot(our_interval[1] - ours, theirs - their_interval[0])
     towards_zero = below if value > 0 else above
-    if value == 0:
-        p_value = 1.0
-    else:
-        p_value = math.erfc(abs(value) / towards_zero * Z95 / math.sqrt(2)) if towards_zero else 0.0
+    # Two figures without any doubt differ for certain.
+    deviations = abs(value) / towards_zero * Z95 if towards_zero else math.inf
+    p_value = math.erfc(deviations / math.sqrt(2)) if value else 1.0
     return Difference(value, (value - below, value + above), p_value, "the two 95 % intervals")
 
 

@@ -94,7 +94,9 @@ def test_independent_difference_is_newcombes_interval():
         assert (found.p_value < 0.05) == (low > 0 or high < 0)
     assert independent_difference(0.5, (0.4, 0.6), 0.5, (0.4, 0.6)).p_value == 1
     # The bound of the interval lies at zero where the p-value is 5 %.
-    edge = independent_difference(0.5, (0.4, 0.6), 0.5 - math.hypot(0.1, 0.1), (0.4 - math.hypot(0.1, 0.1), 0.6 - math.hypot(0.1, 0.1)))
+    edge = independent_difference(
+        0.5, (0.4, 0.6), 0.5 - math.hypot(0.1, 0.1), (0.4 - math.hypot(0.1, 0.1), 0.6 - math.hypot(0.1, 0.1))
+    )
     assert edge.interval[0] == pytest.approx(0, abs=1e-12) and edge.p_value == pytest.approx(0.05, abs=1e-9)
 
 
@@ -117,7 +119,18 @@ def test_streams_of_one_seed_share_no_numbers():
 
 
 def test_csv_cells_that_a_spreadsheet_would_run_are_escaped_and_come_back(tmp_path: Path):
-    texts = ["=1+1", "-x.png", "+", "@you", "'=quoted", "''=twice", "'fine", "plain, with \"quotes\"\nand a line", "", "\t="]
+    texts = [
+        "=1+1",
+        "-x.png",
+        "+",
+        "@you",
+        "'=quoted",
+        "''=twice",
+        "'fine",
+        'plain, with "quotes"\nand a line',
+        "",
+        "\t=",
+    ]
     csv_text.write_csv(tmp_path / "t.csv", ["name", "number"], [[text, -1.5] for text in texts])
     written = (tmp_path / "t.csv").read_text()
     assert "\n'=1+1,-1.5\n" in written and "\n'-x.png," in written and "\n'fine," in written
@@ -150,7 +163,13 @@ def test_records_become_json_and_come_back():
     text = json.dumps(record.as_dict(), allow_nan=False)
     back = Outer.from_dict(json.loads(text))
     assert back.scratch is None and "scratch" not in text
-    assert (back.name, back.where, back.inner, back.many, back.value) == ("a", Path("x/y"), record.inner, record.many, 1.5)
+    assert (back.name, back.where, back.inner, back.many, back.value) == (
+        "a",
+        Path("x/y"),
+        record.inner,
+        record.many,
+        1.5,
+    )
     empty = Outer.from_dict(json.loads(json.dumps(Outer("b", Path("."), None, []).as_dict(), allow_nan=False)))
     assert empty.inner is None and math.isnan(empty.value)
     with pytest.raises(ValueError, match=r"no Inner: unknown fields \['start'\], missing fields \['ends'\]"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -14,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
-from revelio_fast.classifiers.results import accuracy_interval, confusion_matrix
+from revelio_fast.atomic import atomic_write_json
+from revelio_fast.classifiers.results import by_class, confusion_matrix
+from revelio_fast.csv_text import csv_text, parse_csv, write_csv
 from revelio_fast.data import ImageItem, ImageSource
+from revelio_fast.statistics import wilson_interval
 
-COLUMNS = ("image_id", "path", "label", "predicted")
+COLUMNS = ("image_id", "path", "label", "predicted", "label_number", "predicted_number")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Classified:
         if self.accuracy is not None:
             correct = int(self.confusion.diagonal().sum())
             found["accuracy"] = self.accuracy
-            found["interval"] = list(accuracy_interval(correct, found["labelled"]))
+            found["interval"] = list(wilson_interval(correct, found["labelled"]))
+            found["per_class_accuracy"] = by_class(self.confusion, self.class_names)
             found["confusion"] = self.confusion.tolist()
         return found
 
@@ -76,9 +77,10 @@ class Classified:
 class PredictionLog:
     """The predictions so far, and, with a path, the files that hold them.
 
-    ``NAME.csv`` has ``image_id, path, label, predicted`` (label empty where there is none) and, best first, the names
-    and scores of the leading classes. Every image is written as it is classified; opening the same file again keeps
-    what is there. ``NAME.json`` has the settings, and in the end the metrics.
+    ``NAME.csv`` has ``image_id, path``, the names of the true and the predicted class (``label, predicted``), their
+    numbers (``label_number, predicted_number``; label and its number are empty where there is none), and, best first,
+    the names and scores of the leading classes. Every image is written as it is classified; opening the same file again
+    keeps what is there. ``NAME.json`` has the settings, and in the end the metrics.
 
     Parameters
     ----------
@@ -134,11 +136,12 @@ class PredictionLog:
         self._predicted.append(ranking[0])
         if self._path is None:
             return
-        row: list[Any] = [item.image_id, item.path, label if label >= 0 else "", ranking[0]]
+        true = [self.class_names[label], label] if label >= 0 else [None, None]
+        row: list[Any] = [item.image_id, item.path, true[0], self.class_names[ranking[0]], true[1], ranking[0]]
         for place in range(self._top):
             row += [self.class_names[ranking[place]], f"{scores[place]:.6g}"]
         with self._path.open("a", newline="", encoding="utf-8") as file:
-            file.write(_lines([row]))
+            file.write(csv_text([row]))
 
     def finish(self, seconds: float, timed: int) -> Classified:
         """The result; written to ``NAME.json`` too."""
@@ -165,17 +168,17 @@ class PredictionLog:
                 )
             rows = self._complete_rows(path)
             self._ids = [int(row[0]) for row in rows]
-            self._labels = [int(row[2]) if row[2] else -1 for row in rows]
-            self._predicted = [int(row[3]) for row in rows]
+            self._labels = [int(row[4]) if row[4] else -1 for row in rows]
+            self._predicted = [int(row[5]) for row in rows]
         else:
             rows = []
             atomic_write_json(about, {"settings": self._settings, "complete": False})
         # Written again as a whole: a kill may have cut the last line.
-        atomic_write_bytes(path, _lines([self._columns, *rows]).encode())
+        write_csv(path, self._columns, rows)
 
     def _complete_rows(self, path: Path) -> list[list[str]]:
         text = path.read_text(encoding="utf-8")
-        rows = list(csv.reader(io.StringIO(text, newline="")))[1:]
+        rows = parse_csv(text)[1:]
         if rows and (not text.endswith("\n") or len(rows[-1]) != len(self._columns)):
             rows.pop()
         return rows
@@ -216,9 +219,3 @@ def _settings_in(about: Path) -> Any:
         return json.loads(about.read_text(encoding="utf-8")).get("settings")
     except (OSError, ValueError, AttributeError):
         return None
-
-
-def _lines(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

@@ -27,13 +27,16 @@ def top_images(
     image_column: Column = None,
     label_column: Column = None,
     latents: Annotated[int, typer.Option(min=1, help="How many contact sheets.")] = 10,
+    listed_latents: Annotated[
+        int, typer.Option(min=1, help="Latents in NAME.csv and NAME.json, which list their images.")
+    ] = 1000,
     quiet: Quiet = False,
 ) -> None:
-    """Find the images that activate each latent most, and draw contact sheets of the top latents."""
+    """Find the images that activate each latent most, list them as CSV and JSON, and draw contact sheets."""
     from revelio_fast import concepts
     from revelio_fast.data import open_source
     from revelio_fast.interop import load_sae
-    from revelio_fast.report import ContactSheets, LayerRun
+    from revelio_fast.report import ContactSheets, FeatureResult
     from revelio_fast.report.contact import write_sheets
     from revelio_fast.store import ActivationStore
 
@@ -44,11 +47,25 @@ def top_images(
     tops = concepts.top_images(model, data, kept, ranking=ranking, progress=not quiet)
     tops.save(out)
     typer.echo(f"{out}: {tops.n_latents} latents, {int((tops.counts > 0).sum())} active, {tops.n_images} images")
-    if sheets is None or source is None:
+    ids = data.image_ids.tolist()
+    labels = dict(zip(ids, data.labels.tolist(), strict=True))
+    known: list[str] | None = getattr(data, "names", None)
+    file_names = dict(zip(ids, known, strict=True)) if known else {}
+    class_names = data.about.get("class_names") or []
+    images = None
+    if source is not None:
+        images = open_source(source, split=split, image_column=image_column, label_column=label_column)
+        class_names = images.class_names or class_names
+        file_names = file_names or {item.image_id: item.path for item in images}
+    listed = concepts.top_list(
+        tops, file_names=file_names, labels=labels, class_names=class_names, latents=listed_latents
+    )
+    written = concepts.write_top_list(out, listed)
+    typer.echo(f"{len(listed)} best-ranked latents with their images: {written[0]}, {written[1]}")
+    if sheets is None or images is None:
         return
-    images = open_source(source, split=split, image_column=image_column, label_column=label_column)
-    drawer = ContactSheets(lambda image_id: images.item(image_id).load(), images.labels, images.class_names or [])
-    run = LayerRun(
+    drawer = ContactSheets(lambda image_id: images.item(image_id).load(), images.labels, class_names, file_names)
+    run = FeatureResult(
         layer=str(data.about.get("layer", "features")),
         timestep=int(data.about.get("timestep", 0)),
         d=data.d,

@@ -54,4 +54,6 @@ def train_sae(
     result = train(rows, KSAEConfig(**settings), out_dir=out, progress=not quiet, validation=held_out)
     for name, value in result.metrics.items():
         typer.echo(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
+    for note in result.notes:
+        typer.echo(note)
     typer.echo(f"k-SAE: {out / 'model'}")

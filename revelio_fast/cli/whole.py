@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from revelio_fast.pipeline import RunResult
 
 
 def run(
@@ -23,7 +26,7 @@ def run(
 
     settings = load_config(config, [*(overrides or []), *([f"out_dir={out}"] if out else [])])
     result = run_pipeline(settings, progress=not quiet)
-    _show(result.report, result.out_dir)
+    _show(result)
 
 
 def demo(
@@ -34,13 +37,14 @@ def demo(
     from revelio_fast.demo import run_demo
 
     result = run_demo(out, progress=not quiet)
-    _show(result.report, result.out_dir)
+    _show(result)
 
 
-def _show(report: Path, out_dir: Path) -> None:
+def _show(result: RunResult) -> None:
     from revelio_fast.pipeline.main_table import main_table
 
-    typer.echo(main_table(report.parent / "summary.json"))
-    typer.echo(f"\nReport:  {report}")
-    typer.echo(f"Tables:  {report.parent / 'tables'}    Figures: {report.parent / 'figures'}")
-    typer.echo(f"Features, k-SAEs and classifiers: {out_dir}")
+    folder = result.report.parent
+    typer.echo(main_table(result.summary))
+    typer.echo(f"\nReport:  {result.report}")
+    typer.echo(f"Tables:  {folder / 'tables'}    Figures: {folder / 'figures'}")
+    typer.echo(f"Features, k-SAEs and classifiers: {result.out_dir}")

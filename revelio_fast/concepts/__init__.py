@@ -6,6 +6,7 @@ from revelio_fast.concepts.probe import ProbeResult, centroid_probe, linear_prob
 from revelio_fast.concepts.purity import PurityResult, label_purity, rank_latents
 from revelio_fast.concepts.top_activations import TopActivations
 from revelio_fast.concepts.top_images import top_images
+from revelio_fast.concepts.top_list import top_list, write_top_list
 
 __all__ = [
     "ProbeResult",
@@ -21,4 +22,6 @@ __all__ = [
     "pooled_features",
     "rank_latents",
     "top_images",
+    "top_list",
+    "write_top_list",
 ]

@@ -164,8 +164,8 @@ def neighbour_probe(
 ) -> ProbeResult:
     """Give each row the commonest class of its nearest training rows, on standardised features (Euclidean distance).
 
-    Ties go to the class of the lower number. Other parameters as in `linear_probe`. A training row is its own neighbour,
-    so that the training accuracy says little here.
+    Ties go to the class of the lower number. Other parameters as in `linear_probe`. A training row is its own
+    neighbour, so that the training accuracy says little here.
     """
     rows = _rows(train_x, train_y, test_x, test_y, test_ids)
     count = min(neighbours, len(rows.y))
@@ -173,9 +173,7 @@ def neighbour_probe(
 
     def guess(block: Tensor) -> Tensor:
         nearest = _distances(block, x).topk(count, largest=False).indices
-        votes = torch.zeros(len(block), len(rows.classes)).scatter_add_(
-            1, rows.y[nearest], torch.ones(nearest.shape)
-        )
+        votes = torch.zeros(len(block), len(rows.classes)).scatter_add_(1, rows.y[nearest], torch.ones(nearest.shape))
         return votes.argmax(1)
 
     size = max(1, 2**24 // len(x))
@@ -207,7 +205,7 @@ def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
 
 
 class _Rows(NamedTuple):
-    """Rows standardised by the training rows, float64; labels as positions in `classes`, -1 for one that is not there."""
+    """Rows standardised by the training rows, float64; labels are positions in `classes`, -1 for one not there."""
 
     x: Tensor
     y: Tensor
@@ -255,14 +253,12 @@ def _cross_validated(
 ) -> list[float]:
     """Mean accuracy over the folds for each C."""
     folds = range(int(fold_of.max()) + 1)
-    at_once = problems_at_once(*z.shape, n_classes, len(folds))
+    at_once = problems_at_once(len(z), z.shape[1], n_classes, len(folds))
     sums = torch.zeros(len(grid), dtype=torch.float64)
     for first in folds[::at_once]:
         some = folds[first : first + at_once]
         used = torch.stack([fold_of != fold for fold in some])
-        for number, fit in enumerate(
-            logistic_path(z, labels, n_classes, used, grid, max_iter, SELECTION_TOLERANCE)
-        ):
+        for number, fit in enumerate(logistic_path(z, labels, n_classes, used, grid, max_iter, SELECTION_TOLERANCE)):
             for problem, fold in enumerate(some):
                 held = fold_of == fold
                 guesses = (z[held] @ fit.weights[problem] + fit.intercepts[problem]).argmax(1)

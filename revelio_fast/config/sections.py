@@ -133,8 +133,10 @@ class BaselineSection(Section):
     raw_pixels: bool = True
     vae_latents: bool = True
     sae: bool = Field(default=True, description="a k-SAE on each baseline, for its purity")
-    pixel_size: int = Field(default=32, ge=1, description="side that raw pixels are scaled to")
-    max_features: int = Field(default=4096, ge=16, description="largest width of the VAE latents as a vector")
+    pixel_size: int | None = Field(
+        default=None, ge=1, description="side of raw pixels; the model's own by default, as far as max_features allows"
+    )
+    max_features: int = Field(default=4096, ge=16, description="largest width of VAE latents or raw pixels as a vector")
 
 
 class ReportSection(Section):
@@ -177,6 +179,8 @@ class RunConfig(Section):
     prompt: str = Field(default="", description="one text for all images; or see the section `prompts`")
     prompts: PromptSection = PromptSection()
     seed: int = Field(default=0, ge=0, description="noise, weights, order, hold-out")
+    seeds: tuple[int, ...] = Field(default=(), description="repeat all trainings with each of them")
+    seed_features: bool = Field(default=False, description="with `seeds`: draw the features' noise anew for each, too")
     noise_samples: int = Field(default=1, ge=1)
     dtype: Literal["float32", "bf16", "fp16"] = "float32"
     compile: bool = Field(default=False, description="compile the network with torch.compile")
@@ -205,6 +209,15 @@ class RunConfig(Section):
     def _one_kind_of_prompt(self) -> RunConfig:
         if self.prompt and self.prompts != PromptSection():
             raise ValueError("prompt is one text for all images, but the section `prompts` is given, too: keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_that_differ(self) -> RunConfig:
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds, default=0) < 0:
+            raise ValueError(f"seeds is {list(self.seeds)}: name each once, none below 0")
+        for name, section in (("sae", self.sae), ("diffc", self.diffc)):
+            if len(self.seeds) > 1 and "seed" in section.model_fields_set:
+                raise ValueError(f"{name}.seed is given, but seeds asks for several: leave one of the two out")
         return self
 
     @model_validator(mode="after")

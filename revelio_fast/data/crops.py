@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from revelio_fast import seeds
 from revelio_fast.data.image_source import ImageSource
 from revelio_fast.data.preprocess import to_rgb
 
@@ -57,8 +57,7 @@ class RandomCrops:
 
     def draw(self, image_id: int, draw: int, width: int, height: int) -> tuple[tuple[int, int, int, int], bool]:
         """The box (left, top, right, bottom) of an image's crop number `draw`, and whether it is mirrored."""
-        digest = hashlib.blake2b(f"{self.seed},{image_id},{draw},crop".encode(), digest_size=8).digest()
-        numbers = random.Random(int.from_bytes(digest, "little"))
+        numbers = random.Random(seeds.derive(self.seed, "crops", image_id, draw))
         mirrored = self.mirror and numbers.random() < 0.5
         for _ in range(TRIES):
             area = width * height * numbers.uniform(self.least_area, 1.0)

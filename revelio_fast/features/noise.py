@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from revelio_fast import seeds
 
 
 def image_noise(seed: int, image_ids: Sequence[int], timestep: int, sample: int, shape: Sequence[int]) -> Tensor:
@@ -33,8 +34,6 @@ def image_noise(seed: int, image_ids: Sequence[int], timestep: int, sample: int,
     out = torch.empty(len(image_ids), *shape)
     generator = torch.Generator()
     for row, image_id in zip(out, image_ids, strict=True):
-        key = f"{seed},{image_id},{timestep},{sample}".encode()
-        digest = hashlib.blake2b(key, digest_size=8).digest()
-        generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+        generator.manual_seed(seeds.derive(seed, "noise", image_id, timestep, sample))
         torch.randn(row.shape, generator=generator, out=row)
     return out

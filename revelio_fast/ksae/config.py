@@ -41,8 +41,7 @@ class KSAEConfig:
         learning rate 2 / warmup_steps), `b_pre` is the mean of one batch, their initialisation, short last batches,
         and statistics of dense pre-activations in the columns ``official_l0`` and ``official_dead``.
     seed : int
-        Of the initialisation, the held-out rows and the shuffling. Draw synthetic data from another one: the first
-        random numbers of a seed are the initial decoder rows.
+        Of the initialisation, the held-out rows and the shuffling, each with random numbers of its own.
     relu : bool
         Clamp selected pre-activations at zero. Neither the paper's Eq. 3 nor the authors' code does.
     precision : {"fast", "fp32", "bf16"}
@@ -91,8 +90,6 @@ class KSAEConfig:
             _whole(name, getattr(self, name), 1)
         for name in ("warmup_steps", "seed", "aux_k"):
             _whole(name, getattr(self, name), 0)
-        if self.seed >= 2**32:  # the shuffling multiplies it, within 63 bits
-            raise ValueError(f"seed must be below 2**32, got {self.seed}")
         for name in ("n_latents", "dead_after"):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), 1)

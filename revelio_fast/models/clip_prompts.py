@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from revelio_fast.atomic import atomic_write_bytes
+from revelio_fast.csv_text import csv_text, read_csv
 from revelio_fast.data import PAPER_DATASETS, ImageSource, SourceError
 from revelio_fast.data.paper_datasets import PHOTO_TEMPLATES
 from revelio_fast.data.prefetch import decoded_groups
@@ -244,7 +243,7 @@ def _cached(path: Path, source: ImageSource) -> dict[int, Prediction]:
     paths = {item.image_id: item.path for item in source}
     return {
         int(row["image_id"]): Prediction(int(row["label"]), float(row["confidence"]))
-        for row in csv.DictReader(io.StringIO(whole.decode()))
+        for row in read_csv(path)
         if paths.get(int(row["image_id"])) == row["path"]
     }
 
@@ -253,12 +252,8 @@ def _append(
     path: Path, source: ImageSource, batch: dict[int, Prediction], names: Sequence[str], shown: Sequence[str]
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    if not path.is_file():
-        rows.writerow(COLUMNS)
+    rows: list[Sequence[Any]] = [] if path.is_file() else [COLUMNS]
     for image_id, (label, confidence) in batch.items():
-        where = source.item(image_id).path
-        rows.writerow([image_id, where, label, names[label], shown[label], confidence])
+        rows.append([image_id, source.item(image_id).path, label, names[label], shown[label], confidence])
     with path.open("ab") as file:
-        file.write(text.getvalue().encode())
+        file.write(csv_text(rows).encode())

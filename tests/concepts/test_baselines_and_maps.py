@@ -1,29 +1,37 @@
-"""Linear probes, baseline features and PCA maps."""
+"""Baseline features and PCA maps."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from revelio_fast.concepts import (
     flat_features,
-    linear_probe,
     pca_maps,
     pixel_features,
     pooled_features,
-    wilson_interval,
 )
 
 
-def test_pixel_features():
-    wide = Image.new("L", (60, 30), 0)
-    wide.paste(255, (15, 0, 45, 30))
-    features = pixel_features([wide, Image.new("RGB", (8, 8), (255, 0, 51))], size=4)
-    assert features.shape == (2, 48) and features.dtype == torch.float32
-    # The centre square of the wide picture is white (bicubic sees a little of the black beside it).
-    assert torch.equal(features[0].reshape(3, 4, 4)[:, :, 1:3], torch.ones(3, 4, 2)) and features[0].min() > 0.9
-    torch.testing.assert_close(features[1].reshape(3, 16).mean(1), torch.tensor([1.0, 0.0, 0.2]))
+def test_pixels_are_those_that_a_model_is_given(tiny_sd):
+    """Odd sizes, transparency, palettes and 16 bit: the baseline sees what the extractor hands to the VAE."""
+    from revelio_fast.features import FeatureExtractor
+
+    extractor = FeatureExtractor.from_pretrained(tiny_sd, ["bottleneck"], [25])
+    colours = Image.effect_noise((61, 45), 90).convert("RGB")
+    transparent = colours.convert("RGBA")
+    transparent.putalpha(Image.linear_gradient("L").resize((61, 45)))
+    deep = Image.fromarray((np.arange(61 * 45).reshape(45, 61) * 23 % 65536).astype(np.uint16))
+    pictures = [colours, transparent, colours.convert("P"), colours.resize((20, 200)), deep]
+    given = []
+    extractor.family.encode = given.append
+    extractor.latents(pictures)
+    features = pixel_features(pictures, extractor.image_size)
+    assert torch.equal(features, given[0].reshape(5, -1)) and features.dtype == torch.float32
+    assert features.min() >= -1 and features.max() <= 1
+    assert not torch.equal(features[0], features[1])
     with pytest.raises(ValueError, match="no images"):
         pixel_features([])
 

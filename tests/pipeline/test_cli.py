@@ -68,7 +68,11 @@ def test_step_by_step(extracted: Path, pictures: Path, tmp_path: Path) -> None:
     assert (tmp_path / "diffc" / "confusion.csv").is_file()
     shown = works("classify", tmp_path / "diffc", pictures, "--out", tmp_path / "p.csv", "--top", 1, "-q")
     assert "40 images, accuracy" in shown and "s an image (40 timed)" in shown
-    assert (tmp_path / "p.csv").read_text().startswith("image_id,path,label,predicted,class_1,probability_1\n")
+    assert (
+        (tmp_path / "p.csv")
+        .read_text()
+        .startswith("image_id,path,label,predicted,label_number,predicted_number,class_1,probability_1\n")
+    )
     about = json.loads((tmp_path / "p.json").read_text())
     assert about["settings"]["features"]["model"] == str(ActivationStore.open(store).about["model"])
 
