@@ -49,9 +49,8 @@ def test_a_run_and_its_rerun(settings: str, tmp_path: Path, capsys: pytest.Captu
     assert all(each.accuracy == each.correct.count("1") / 10 and each.n_test == 10 for each in classifiers)
     # All were tested on the same ten images, so that they can be compared image by image.
     assert len({each.images for each in classifiers} | {each.probe.images for each in features}) == 1
-    assert all(
-        "McNemar" in each.difference.test for each in comparisons(first.summary) if each.figure != "majority share"
-    )
+    accuracies = [each for each in comparisons(first.summary) if each.figure != "majority share"]
+    assert len(accuracies) == 6 and all("McNemar" in each.difference.test for each in accuracies)
     root = tmp_path / "run"
     text = first.report.read_text()
     assert "10 of its 40 images" in text and "random weights" in text and "raw pixels" in text
@@ -190,7 +189,7 @@ def test_seeds_repeat_what_is_trained_and_nothing_else(settings: str) -> None:
     kinds = [stage.folder.parent.name for stage in anew.stages]
     # Train and test of the model and of random weights for each seed; raw pixels have none.
     assert kinds.count("features") == 2 * (2 + 2) + 2 and kinds.count("probe") == 5
-    with pytest.raises(ValueError, match="sae.seed is given, but seeds asks for several"):
+    with pytest.raises(ValueError, match=r"sae\.seed is given, but seeds asks for several"):
         parse_config(settings, overrides=["seeds=[1, 2]", "sae.seed=4"])
     with pytest.raises(ValueError, match="name each once"):
         parse_config(settings, overrides=["seeds=[1, 1]"])

@@ -108,8 +108,8 @@ def _probes(rows: list[dict]) -> str:
     lines = [
         f"Logistic regression on standardised features, {first['n_train']:,} training and {first['n_test']} test "
         "digits; accuracy with its 95 % interval. The penalty C of each is chosen by cross-validation on the training "
-        "digits. Features of layers are pooled over space, prompt empty; random weights keep the trained VAE. Pixels and "
-        "VAE latents are flattened.",
+        "digits. Features of layers are pooled over space, prompt empty; random weights keep the trained VAE. Pixels "
+        "and VAE latents are flattened.",
         "",
         "| features | width | mini-sd | random weights |",
         "|---|---:|---:|---:|",

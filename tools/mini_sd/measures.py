@@ -161,14 +161,8 @@ def probes(pipeline: StableDiffusionPipeline, model: Path, train: Digits, test: 
         ("VAE latents", lambda images: flat_features(latents_of(pipeline, images))),
     ):
         x, y = make(train.images), make(test.images)
-        rows.append(
-            {
-                "features": what,
-                "layer": None,
-                "timestep": None,
-                **figures(linear_probe(x, train.labels, y, test.labels)),
-            }
-        )
+        result = linear_probe(x, train.labels, y, test.labels)
+        rows.append({"features": what, "layer": None, "timestep": None, **figures(result)})
     return rows
 
 
