@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from revelio_fast import seeds
 from revelio_fast.classifiers.checkpoint import data_key, load_checkpoint, save_checkpoint
 from revelio_fast.classifiers.config import DiffCConfig
 from revelio_fast.classifiers.map_classifier import MapClassifier
 from revelio_fast.classifiers.map_source import CachedMaps, MapSource, epoch_batches
-from revelio_fast.classifiers.results import DiffCResult, EpochRecord, accuracy_interval, confusion_matrix
+from revelio_fast.classifiers.results import DiffCResult, EpochRecord, confusion_matrix
+from revelio_fast.statistics import wilson_interval
 
 
 def train_diffc(
@@ -120,7 +122,7 @@ def train_on(
     n_classes = _checked_classes(train, test, n_classes, class_names)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seeds.derive(config.seed, "classifier.init"))
         kind = MapClassifier.kinds[config.head]
         model = kind(train.shape[0], n_classes, config.dropout, config.width, class_names).to(device)
     model.features = features
@@ -168,7 +170,7 @@ def _train_epochs(
         for epoch in range(len(history), config.epochs):
             started = time.perf_counter()
             # Everything random in an epoch follows from (seed, epoch), so a resumed run needs no generator state.
-            torch.manual_seed(config.seed * 1_000_003 + epoch + 1)
+            torch.manual_seed(seeds.derive(config.seed, "classifier.dropout", epoch))
             lr = learning_rate(config, epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -202,7 +204,7 @@ def _train_one(
     from revelio_fast.progress import tqdm
 
     n = len(train.labels)
-    rows = epoch_batches(n, config.batch_size, torch.Generator().manual_seed(torch.initial_seed()))
+    rows = epoch_batches(n, config.batch_size, seeds.generator(config.seed, "classifier.shuffle", epoch))
     model.train()
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
     batches = zip(rows, train.batches(rows, epoch), strict=True)
@@ -258,7 +260,7 @@ def _result(
         model=model,
         history=history,
         accuracy=correct / total,
-        interval=accuracy_interval(correct, total),
+        interval=wilson_interval(correct, total),
         best_accuracy=best.test_accuracy,
         best_epoch=best.epoch,
         confusion=confusion_matrix(test_labels, predicted, model.n_classes),
@@ -266,6 +268,7 @@ def _result(
         n_test=total,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         chance=float((test_labels == frequent).double().mean()),
+        correct=predicted == test_labels,
         class_names=class_names,
     )
 

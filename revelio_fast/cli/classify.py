@@ -237,5 +237,11 @@ def _show(found: Classified, out: Path, as_json: bool) -> None:
         )
     if found.seconds_per_image is not None:
         text += f"; {found.seconds_per_image:.4f} s an image ({found.timed} timed)"
-    lines = [text, f"predictions: {out}    figures: {out.with_suffix('.json')}"]
+    lines = [text]
+    measured = [each for each in metrics.get("per_class_accuracy", []) if each["images"]]
+    if len(measured) > 2:
+        hardest = sorted(measured, key=lambda each: each["accuracy"])[:3]
+        told = ", ".join(f"{each['class']} {each['accuracy']:.0%} of {each['images']}" for each in hardest)
+        lines.append(f"hardest classes: {told}; all in {out.with_suffix('.json')}")
+    lines.append(f"predictions: {out}    figures: {out.with_suffix('.json')}")
     show(as_json, {**metrics, "predictions": str(out)}, lines)

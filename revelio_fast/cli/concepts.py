@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,14 +31,17 @@ def top_images(
     sheets: Annotated[Path | None, typer.Option(help="Folder for contact sheets (PNG); needs --source.")] = None,
     source: Annotated[str | None, typer.Option(help="The images that were extracted.")] = None,
     latents: Annotated[int, typer.Option(min=1, help="How many contact sheets.")] = 10,
+    listed_latents: Annotated[
+        int, typer.Option(min=1, help="Latents in NAME.csv and NAME.json, which list their images.")
+    ] = 1000,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find the images that activate each latent most, and draw contact sheets of the top latents."""
+    """Find the images that activate each latent most, list them as CSV and JSON, and draw contact sheets."""
     from revelio_fast import concepts
     from revelio_fast.interop import load_sae
     from revelio_fast.pipeline.preflight import check_writable
-    from revelio_fast.report import ContactSheets, LayerRun
+    from revelio_fast.report import ContactSheets, FeatureResult
     from revelio_fast.report.contact import write_sheets
     from revelio_fast.store import ActivationStore
 
@@ -54,14 +57,27 @@ def top_images(
     check_writable(out.parent)
     tops = concepts.top_images(model, data, config.kept, compat=compat, progress=not quiet)
     tops.save(out)
-    values = {
+    values: dict[str, Any] = {
         "file": str(out), "latents": tops.n_latents, "active": int((tops.counts > 0).sum()), "images": tops.n_images
     }  # fmt: skip
     lines = [f"{out}: {values['latents']} latents, {values['active']} active, {values['images']} images"]
-    if sheets is not None and source is not None:
-        opened = images.open(source)
-        drawer = ContactSheets(lambda image_id: opened.item(image_id).load(), opened.labels, opened.class_names or [])
-        run = LayerRun(
+    ids = data.image_ids.tolist()
+    labels = dict(zip(ids, data.labels.tolist(), strict=True))
+    file_names = dict(zip(ids, data.names, strict=True)) if data.names else {}
+    class_names = data.metadata.get("class_names") or []
+    opened = images.open(source) if source is not None else None
+    if opened is not None:
+        class_names = opened.class_names or class_names
+        file_names = file_names or {item.image_id: item.path for item in opened}
+    listed = concepts.top_list(
+        tops, file_names=file_names, labels=labels, class_names=class_names, latents=listed_latents
+    )
+    lists = [str(path) for path in concepts.write_top_list(out, listed)]
+    values["lists"] = lists
+    lines.append(f"{len(listed)} best-ranked latents with their images: {', '.join(lists)}")
+    if sheets is not None and opened is not None:
+        drawer = ContactSheets(lambda image_id: opened.item(image_id).load(), opened.labels, class_names, file_names)
+        run = FeatureResult(
             layer=str(data.metadata.get("layer", "features")),
             timestep=int(data.metadata.get("timestep", 0)),
             d=data.d,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from revelio_fast.cli.flags import with_flags
 from revelio_fast.cli.options import Quiet
+
+if TYPE_CHECKING:
+    from revelio_fast.pipeline import RunResult
 
 
 @with_flags
@@ -35,7 +38,7 @@ def run(
         typer.echo(check_run(settings, open_images(settings)).table())
         return
     result = run_pipeline(settings, progress=not quiet)
-    _show(result.report, result.out_dir)
+    _show(result)
 
 
 @with_flags
@@ -47,13 +50,14 @@ def demo(
     from revelio_fast.demo import run_demo
 
     result = run_demo(out, progress=not quiet)
-    _show(result.report, result.out_dir)
+    _show(result)
 
 
-def _show(report: Path, out_dir: Path) -> None:
+def _show(result: RunResult) -> None:
     from revelio_fast.pipeline.main_table import main_table
 
-    typer.echo(main_table(report.parent / "summary.json"))
-    typer.echo(f"\nReport:  {report}")
-    typer.echo(f"Tables:  {report.parent / 'tables'}    Figures: {report.parent / 'figures'}")
-    typer.echo(f"Features, k-SAEs and classifiers: {out_dir}")
+    folder = result.report.parent
+    typer.echo(main_table(result.summary))
+    typer.echo(f"\nReport:  {result.report}")
+    typer.echo(f"Tables:  {folder / 'tables'}    Figures: {folder / 'figures'}")
+    typer.echo(f"Features, k-SAEs and classifiers: {result.out_dir}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from revelio_fast.classifiers.config import DiffCConfig, Training
@@ -174,17 +174,17 @@ class BaselineSection(Settings):
     vae_latents : bool
     sae : bool
         A k-SAE on each baseline, for its purity.
-    pixel_size : int
-        Side that raw pixels are scaled to.
+    pixel_size : int, optional
+        Side of the raw pixels; the model's own by default, as far as `max_features` allows.
     max_features : int
-        Largest width of the VAE latents as a vector.
+        Largest width of VAE latents or raw pixels as a vector.
     """
 
     random_weights: bool = True
     raw_pixels: bool = True
     vae_latents: bool = True
     sae: bool = True
-    pixel_size: int = option(32, at_least=1)
+    pixel_size: int | None = option(None, at_least=1)
     max_features: int = option(4096, at_least=16)
 
 
@@ -215,6 +215,10 @@ class RunConfig(ExtractConfig):
     ----------
     seed : int
         Of noise and hold-out; in a YAML file also of the sections that do not give one.
+    seeds : sequence of int
+        Repeat all trainings with each of them; they replace the seeds of the sections.
+    seed_features : bool
+        With `seeds`: draw the noise of the features anew for each, too.
     source : SourceSection
     sae : KSAEConfig
     purity : PurityConfig
@@ -228,6 +232,8 @@ class RunConfig(ExtractConfig):
     """
 
     source: SourceSection
+    seeds: tuple[int, ...] = ()
+    seed_features: bool = False
     sae: KSAEConfig = option(KSAEConfig())
     purity: PurityConfig = option(PurityConfig())
     probe: bool = True
@@ -238,6 +244,9 @@ class RunConfig(ExtractConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds, default=0) < 0:
+            raise SettingsError({"seeds": f"seeds is {list(self.seeds)}: name each once, none below 0"})
         if self.purity.kept < self.purity.top_images:
             raise SettingsError(
                 {
@@ -251,6 +260,11 @@ class RunConfig(ExtractConfig):
                 if each not in there:
                     words = f"diffc.{name} names {each!r}, which is not among the run's {name}: {list(there)}"
                     raise SettingsError({f"diffc.{name}": words})
+
+    def with_seed(self, seed: int) -> RunConfig:
+        """The same run with another seed, that of the sections included."""
+        sections = {name: replace(getattr(self, name), seed=seed) for name in SHARING_SEED}
+        return replace(self, seed=seed, **sections)
 
 
 SHARING_SEED = ("sae", "purity", "diffc")

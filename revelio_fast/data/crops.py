@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from revelio_fast import seeds
 from revelio_fast.data.image_source import ImageSource
 from revelio_fast.data.preprocess import to_rgb
 from revelio_fast.renamed import renamed
@@ -78,8 +78,7 @@ class RandomCrops:
 
         `content` is the image's `ImageItem.content`: its crops do not depend on its name or its place in a source.
         """
-        digest = hashlib.blake2b(f"{self.seed},{content.hex()},{draw},crop".encode(), digest_size=8).digest()
-        numbers = random.Random(int.from_bytes(digest, "little"))
+        numbers = random.Random(seeds.derive(self.seed, "crops", int.from_bytes(content, "big"), draw))
         mirrored = self.hflip and numbers.random() < 0.5
         for _ in range(TRIES):
             area = width * height * numbers.uniform(self.min_scale, 1.0)

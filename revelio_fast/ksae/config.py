@@ -40,8 +40,7 @@ class KSAEConfig(Settings):
         of one batch, the initialisation is theirs, short last batches are used, and statistics of dense pre-activations
         appear in the columns ``official_l0`` and ``official_dead``.
     seed : int
-        Seed of the initialisation, the validation rows and the shuffling. Draw synthetic data from another one: the
-        first random numbers of a seed are the initial decoder rows.
+        Seed of the initialisation, the validation rows and the shuffling, each with random numbers of its own.
     relu : bool
         Clamp selected pre-activations at zero. Neither the paper's Eq. 3 nor the authors' code does.
     precision : {"fast", "fp32", "bf16"}

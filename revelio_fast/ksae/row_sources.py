@@ -135,10 +135,13 @@ class HeldOut:
     ----------
     mean : Tensor
         ``[d]`` of these rows.
+    rows : int
+        How many there are.
     """
 
     def __init__(self, features: Features, rows: Tensor | None, mean: Tensor) -> None:
         self._features, self._rows, self.mean = features, rows, mean
+        self.rows = features.rows if rows is None else len(rows)
 
     def blocks(self) -> Iterator[Tensor]:
         """The rows in rising order, some thousands at a time, float32."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from revelio_fast import seeds
 from revelio_fast.models.families import OUTPUT, Conditioning, LayerCost, ModelFamily, read_config
 from revelio_fast.models.hooks import ActivationHooks, as_map
 from revelio_fast.models.latents import Pixels, VaeLatents, as_input, to_device
@@ -111,7 +112,7 @@ class Denoiser(ModelFamily):
     def _random_network(self) -> Any:
         """The same network with fresh weights (PyTorch's initialisation), the baseline of what training learned."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._spec.seed)
+            torch.manual_seed(seeds.derive(self._spec.seed, "random weights"))
             return nn.Module.to(self._class().from_config(self._config), self._spec.torch_dtype)
 
     def encode(self, pixels: Tensor) -> Tensor:

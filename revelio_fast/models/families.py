@@ -234,8 +234,18 @@ def _from_hub(model: str, file: str, revision: str | None) -> Path:
     return folder / file
 
 
+def image_size_of(model: str | os.PathLike[str], image_size: int | None = None, revision: str | None = None) -> int:
+    """The side in pixels that a model is given: `image_size`, or its own, which its configuration says."""
+    return _described(model, image_size, revision).image_size
+
+
 def layer_table(
     model: str | os.PathLike[str], image_size: int | None = None, revision: str | None = None
 ) -> list[LayerCost]:
     """The layers of a model with shapes and costs, from its configuration alone: no weights are read."""
-    return open_family(ModelConfig(os.fspath(model), revision, layers=(), image_size=image_size), "cpu").layer_table()
+    return _described(model, image_size, revision).layer_table()
+
+
+def _described(model: str | os.PathLike[str], image_size: int | None, revision: str | None) -> ModelFamily:
+    """A model of which no weights are read."""
+    return open_family(ModelConfig(os.fspath(model), revision, layers=(), image_size=image_size), "cpu")

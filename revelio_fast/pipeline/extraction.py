@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import functools
 import math
 import shutil
 from collections.abc import Sequence
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from revelio_fast.concepts import flat_features, pixel_features
 from revelio_fast.config import RunConfig
+from revelio_fast.csv_text import read_csv
 from revelio_fast.data import BrokenImageError, ImageItem, ImageSource, RandomCrops
 from revelio_fast.data.identity import digest_rows
 from revelio_fast.features import ExtractConfig, FeatureExtractor, MapStore, extract_maps, extract_to_store
 from revelio_fast.features.to_store import layer_folder
+from revelio_fast.models.families import image_size_of
 from revelio_fast.pipeline.inputs import Images, model_key, prompts_key
 from revelio_fast.pipeline.stages import Stage, Stages
 from revelio_fast.store import ActivationStore
@@ -84,12 +86,29 @@ class Extraction:
             ExtractConfig, layers=tuple(layers), timesteps=tuple(timesteps), random_weights=random_weights
         )
 
+    @functools.cached_property
+    def pixel_size(self) -> int:
+        """Side of the raw pixels: as configured, else the model's own, or the largest that `max_features` allows."""
+        config = self.config
+        if config.baselines.pixel_size is not None:
+            return config.baselines.pixel_size
+        native = image_size_of(config.model, config.image_size, config.revision)
+        return min(native, math.isqrt(config.baselines.max_features // 3))
+
+    def detail(self, which: str, halves: dict[str, Stage]) -> str:
+        """What the reader must know of some features: the side of raw pixels, the width of the VAE latents."""
+        if which == PIXELS:
+            return f"{self.pixel_size} x {self.pixel_size} px"
+        if which == LATENTS:
+            return f"{halves['train'].output['d']} values"
+        return ""
+
     def raw(self, which: str) -> dict[str, Stage]:
         """Raw pixels or VAE latents, by half: flattened, and as maps."""
         found = {}
         inputs: dict[str, Any] = {"images": self.images.key, "which": which}
         if which == PIXELS:
-            inputs["pixel_size"] = self.config.baselines.pixel_size
+            inputs["pixel_size"] = self.pixel_size
         else:
             inputs |= {"image_size": self.config.image_size, "model": self._model, "dtype": self.config.dtype}
             inputs["max_features"] = self.config.baselines.max_features
@@ -180,7 +199,7 @@ class Extraction:
         from revelio_fast.progress import tqdm
 
         config = self.config
-        size = config.baselines.pixel_size
+        size = self.pixel_size
         extractor = None if which == PIXELS else self.extractor(MODEL, config.layers[:1], config.timesteps[:1])
         shape = (3, size, size) if extractor is None else extractor.family.latent_shape
         waiting: list[tuple[ImageItem, Any, bytes]] = []
@@ -219,15 +238,15 @@ def store_of(stage: Stage, key: Key | None) -> ActivationStore:
     return ActivationStore.open(stage.folder / "flat" if key is None else layer_folder(stage.folder, key))
 
 
-def raw_maps_of(stage: Stage) -> tuple[ActivationStore | Tensor, Tensor]:
-    """Maps ``[N, C, H, W]`` and labels ``[N]`` of raw inputs."""
+def raw_maps_of(stage: Stage) -> tuple[ActivationStore | Tensor, Tensor, Tensor]:
+    """Maps ``[N, C, H, W]``, labels ``[N]`` and image ids ``[N]`` of raw inputs."""
     from safetensors.torch import load_file
 
     if (stage.folder / RAW_MAPS).is_dir():
         store = ActivationStore.open(stage.folder / RAW_MAPS)
-        return store, store.labels
+        return store, store.labels, store.image_ids
     tensors = load_file(stage.folder / "maps.safetensors")  # of a stage that version 0.1 finished
-    return tensors["maps"], tensors["labels"]
+    return tensors["maps"], tensors["labels"], tensors["image_ids"]
 
 
 def maps_of(stage: Stage, key: Key) -> MapStore:
@@ -236,8 +255,4 @@ def maps_of(stage: Stage, key: Key) -> MapStore:
 
 
 def _skipped(folder: Path) -> list[str]:
-    path = folder / "skipped.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [f"{row['path']}: {row['reason']}" for row in csv.DictReader(file)]
+    return [f"{row['path']}: {row['reason']}" for row in read_csv(folder / "skipped.csv")]

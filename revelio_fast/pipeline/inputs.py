@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from revelio_fast import seeds
 from revelio_fast.config import RunConfig, SourceSection
 from revelio_fast.data import ImageSource
 from revelio_fast.data.paper_datasets import local_copy, paper_name
@@ -116,7 +117,7 @@ def hold_out_positions(labels: Sequence[int], share: float, seed: int) -> tuple[
     by_label: dict[int, list[int]] = {}
     for position, label in enumerate(labels):
         by_label.setdefault(label, []).append(position)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeds.generator(seed, "hold-out")
     held: set[int] = set()
     for label, positions in sorted(by_label.items()):
         if label >= 0 and len(positions) > 1:

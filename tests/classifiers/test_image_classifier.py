@@ -70,14 +70,17 @@ def test_predictions_are_those_of_extraction_and_classifier(
     assert found.confusion.sum() == 40 and int(wrong[1]) == 20 - int(found.predicted[20:].sum())
     with out.open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["image_id", "content", "path", "label", "predicted", "class_1", "probability_1",
-                             "class_2", "probability_2"]  # fmt: skip
+    assert list(rows[0]) == ["image_id", "content", "path", "label", "predicted", "label_number", "predicted_number",
+                             "class_1", "probability_1", "class_2", "probability_2"]  # fmt: skip
     written = torch.tensor([float(row["probability_1"]) for row in rows])
     torch.testing.assert_close(written, expected.probabilities.max(1).values, atol=1e-6, rtol=1e-5)
     assert [row["class_1"] for row in rows] == [["dark", "light"][c] for c in expected.labels.tolist()]
-    assert rows[25]["path"].endswith("light/05.png") and rows[25]["label"] == "1"
+    assert rows[25]["path"].endswith("light/05.png") and (rows[25]["label"], rows[25]["label_number"]) == ("light", "1")
+    assert [row["predicted"] for row in rows] == [row["class_1"] for row in rows]
     about = json.loads(out.with_suffix(".json").read_text())
     assert about["complete"] and about["metrics"]["accuracy"] == found.accuracy
+    dark = about["metrics"]["per_class_accuracy"][0]
+    assert dark == {"class": "dark", "images": 20, "accuracy": int(found.confusion[0, 0]) / 20}
     assert about["metrics"]["confusion"] == found.confusion.tolist() and about["metrics"]["seconds_per_image"] > 0
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from revelio_fast import KSAEConfig, KSparseAutoencoder, train_ksae
+from revelio_fast import KSAEConfig, KSparseAutoencoder, seeds, train_ksae
 from revelio_fast.ksae.batches import TrainingRows
 from revelio_fast.ksae.evaluation import official_statistics
 from tests.ksae.data import planted
@@ -22,7 +22,7 @@ def settings(**changes):
 def dense_loop(config):
     """Dense scores, topk, scatter, dense decode, autograd, torch.optim.Adam; weights in the authors' layout."""
     official = config.compat == "authors"
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seeds.derive(config.seed, "ksae.init"))
     start = KSparseAutoencoder(D, k=config.k, n_latents=N)
     if official:
         start.initialise_as_authors()

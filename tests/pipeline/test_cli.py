@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from revelio_fast.cli.app import app
+from revelio_fast.concepts import TopActivations
 from revelio_fast.data import open_source
 from revelio_fast.store import ActivationStore
 
@@ -57,6 +58,16 @@ def test_step_by_step(extracted: Path, pictures: Path, tmp_path: Path) -> None:
     shown = works("top-images", sae, store, "--out", tops, "-q", "--sheets", tmp_path / "sheets", "--source", pictures)
     assert "64 latents" in shown and list((tmp_path / "sheets").rglob("*.png"))
 
+    listed = json.loads(tops.with_suffix(".json").read_text())
+    strongest = listed[0]["images"][0]
+    loaded = TopActivations.load(tops)
+    assert strongest["image_id"] == int(loaded.image_ids[listed[0]["latent"], 0])
+    assert strongest["file"].endswith(".png") and strongest["class_name"] in strongest["file"]
+    rows = tops.with_suffix(".csv").read_text().splitlines()
+    assert rows[0] == "latent,place,image_id,file,activation,label,class_name"
+    assert rows[1].startswith(f"{listed[0]['latent']},1,{strongest['image_id']},")
+    assert "best-ranked latents with their images" in shown
+
     shown = works("purity", tops, store, "--top-images", 5, "--permutations", 20, "--out", tmp_path / "purity.json")
     values = json.loads((tmp_path / "purity.json").read_text())
     assert "majority_share" in shown and f"{values['majority_share']:.4f}" in shown
@@ -69,7 +80,11 @@ def test_step_by_step(extracted: Path, pictures: Path, tmp_path: Path) -> None:
     assert (tmp_path / "diffc" / "confusion.csv").is_file()
     shown = works("classify", tmp_path / "diffc", pictures, "--out", tmp_path / "p.csv", "--top", 1, "-q")
     assert "40 images, accuracy" in shown and "s an image (40 timed)" in shown
-    assert (tmp_path / "p.csv").read_text().startswith("image_id,content,path,label,predicted,class_1,probability_1\n")
+    assert (
+        (tmp_path / "p.csv")
+        .read_text()
+        .startswith("image_id,content,path,label,predicted,label_number,predicted_number,class_1,probability_1\n")
+    )
     about = json.loads((tmp_path / "p.json").read_text())
     assert about["settings"]["features"]["model"] == str(ActivationStore.open(store).metadata["model"])
 
