@@ -23,6 +23,7 @@ from revelio_fast.config import RunConfig
 from revelio_fast.csv_text import read_numbers
 from revelio_fast.data import ImageSource
 from revelio_fast.features import MapStore
+from revelio_fast.features.to_store import layer_folder
 from revelio_fast.pipeline.extraction import LATENTS, MODEL, PIXELS, RANDOM, Extraction, Key, maps_of, raw_maps_of
 from revelio_fast.pipeline.inputs import Images
 from revelio_fast.pipeline.stages import Stage, Stages
@@ -80,7 +81,7 @@ def _classify_one(
         else:
             assert key is not None and images.test is not None
             result = _train_online(config, extraction, images.train, images.test, which, key, settings, folder, names)
-            tested = MapStore.open(folder / TEST_MAPS).image_ids
+            tested = MapStore.open(layer_folder(folder / TEST_MAPS, key)).image_ids
         return {
             "metrics": result.metrics(),
             "correct": marks(result.correct, tested),

@@ -113,8 +113,8 @@ def test_any_whole_seed_trains_and_a_negative_one_is_named():
 
 
 def test_data_of_the_same_seed_shares_no_numbers_with_the_initial_weights():
-    x, directions = planted(100, seed=3)
-    decoder = train(x, seed=3, steps=1, lr=1e-9).sae.W_dec
+    directions = torch.nn.functional.normalize(torch.randn(32, 16, generator=torch.Generator().manual_seed(3)))
+    decoder = train(planted(100)[0], seed=3, steps=1, lr=1e-9).sae.W_dec
     # The nearest of 48 x 32 independent pairs of directions in 16 dimensions has a cosine of about 0.8.
     assert (decoder @ directions.T).max() < 0.99
 
@@ -132,7 +132,7 @@ def test_the_history_can_be_read_while_the_run_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr("revelio_fast.ksae.train.held_out_fvu", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(planted(300)[0], tmp_path, steps=40, eval_every=15)
+        train(planted(300)[0], tmp_path, steps=40, eval_every=15, holdout=0.2)
     with (tmp_path / "history.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == [1, 5, 10]
 
