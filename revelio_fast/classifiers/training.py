@@ -40,7 +40,7 @@ def train_diffc(
     Parameters
     ----------
     train_maps, test_maps : Tensor
-        ``[N, C, H, W]``, any float dtype; a memory-mapped tensor is read one batch at a time.
+        ``[N, C, H, W]``, any float dtype; one batch at a time is taken to the device.
     train_labels, test_labels : Tensor
         Integers ``[N]`` from 0 to ``n_classes - 1``.
     config : DiffCConfig, optional

@@ -95,7 +95,7 @@ def test_cached_crops_are_not_mirrored_again(extractor: FeatureExtractor, pictur
 KILLED = """
 import os, signal, sys
 import revelio_fast.classifiers.training as module
-from tests.classify.test_online import CONFIG, halves
+from tests.classifiers.test_online import CONFIG, halves
 from revelio_fast.classifiers import train_diffc_online
 from revelio_fast.features import FeatureExtractor
 model, pictures, out = sys.argv[1:]

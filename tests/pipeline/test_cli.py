@@ -178,7 +178,7 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["run", "missing.yaml"], "There is no file missing.yaml"),
         (["train-sae", "nowhere", "--out", "x"], "nowhere"),
-        (["train-diffc", "nowhere", "--out", "x"], "There is no map store at nowhere"),
+        (["train-diffc", "nowhere", "--out", "x"], "There is no activation store at nowhere"),
         (["top-images", "nowhere", "nowhere"], "nowhere"),
         (["purity", "nowhere", "nowhere"], "nowhere"),
         (["classify", "nowhere", "digits"], "There is no classifier at nowhere"),

@@ -98,6 +98,43 @@ def test_sigkill_again_and_again_loses_at_most_a_shard_and_ends_in_the_same_file
     assert files_of(path) == files_of(tmp_path / "undisturbed")
 
 
+def stopped_before(change: int, path) -> bool:
+    """Run the job in a child that ends, without cleaning up, before its change of files number `change`."""
+    child = os.fork()
+    if child:
+        return os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 9
+    done = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal done
+        changes = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod")
+        if changes or (event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")):
+            done += 1
+            if done > change:
+                os._exit(9)
+
+    sys.addaudithook(hook)
+    try:
+        fill(path, upto=10, flush_every=2)
+    finally:
+        os._exit(0)
+
+
+def test_any_change_of_files_can_be_the_last(tmp_path):
+    fill(tmp_path / "undisturbed", upto=10)
+    change = 0
+    while stopped_before(change, tmp_path / f"{change}"):
+        path = tmp_path / f"{change}"
+        if (path / "manifest.json").exists():
+            store = ActivationStore.open(path, allow_incomplete=True)
+            store.verify()
+            assert torch.equal(store.features(), features_of(range(store.rows)))
+        fill(path, upto=10)
+        assert files_of(path) == files_of(tmp_path / "undisturbed"), f"stopped before change {change}"
+        change += 1
+    assert change > 30
+
+
 def test_leftovers_of_a_kill_between_shard_and_manifest_are_cleared(tmp_path):
     fill(tmp_path / "undisturbed")
     with pytest.raises(KeyError), ActivationStore.create(tmp_path / "s", 3, shard_rows=8, **METADATA) as writer:
