@@ -82,10 +82,23 @@ def recognise(source: Source) -> str:
     )
 
 
-def open_source(path: str | os.PathLike[str], revision: str | None = None) -> Source:
-    """What lies at a path or on the Hub, where only files that some format has a name for are fetched."""
-    files = sorted({file for name in FORMATS for file in find(name).FILES})
-    return locate(path, revision, files)
+def detect(path: str | os.PathLike[str], format: str = "auto", revision: str | None = None) -> tuple[str, Source]:
+    """The format's name, found out where it is "auto", and what lies at a path or on the Hub.
+
+    Of a Hub repository only files are fetched that some format has a name for.
+    """
+    name = format.replace("-", "_")
+    if name != "auto":
+        find(name)
+    source = locate(path, revision, sorted({file for format in FORMATS for file in find(format).FILES}))
+    return recognise(source) if name == "auto" else name, source
+
+
+def read_source(name: str, source: Source, given: Given) -> Checkpoint:
+    """Read a source as a format, with what the caller says of it."""
+    if given.rule is not None and given.rule not in RULES:
+        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {given.rule!r}")
+    return _with(find(name).read(source, given), given)
 
 
 def read(
@@ -97,13 +110,7 @@ def read(
     threshold: float | None = None,
 ) -> Checkpoint:
     """Read an autoencoder; the arguments are those of `KSparseAutoencoder.from_pretrained`."""
-    if rule is not None and rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
-    if format != "auto":
-        find(format)
-    source = open_source(path, revision)
-    given = Given(k, rule, threshold)
-    return _with(find(recognise(source) if format == "auto" else format).read(source, given), given)
+    return read_source(*detect(path, format, revision), Given(k, rule, threshold))
 
 
 def write(sae: KSparseAutoencoder, path: str | os.PathLike[str], format: str) -> None:

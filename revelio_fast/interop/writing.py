@@ -83,7 +83,7 @@ def require(
         raise ValueError(
             f"this autoencoder {does} its values at zero and the format {format} {has}: written there it would compute "
             f"something else. Choose another format, or change it first: sae.semantics = "
-            f"dataclasses.replace(sae.semantics, relu={'after' if relu else 'none'!r})"
+            f"dataclasses.replace(sae.semantics, relu={'after' if relu else 'none'!r}), or convert with --relu"
         )
     if how.input_norm not in norms:
         raise ValueError(
