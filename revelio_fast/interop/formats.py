@@ -98,7 +98,16 @@ def read_source(name: str, source: Source, given: Given) -> Checkpoint:
     """Read a source as a format, with what the caller says of it."""
     if given.rule is not None and given.rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {given.rule!r}")
-    return _with(find(name).read(source, given), given)
+    try:
+        checkpoint = find(name).read(source, given)
+    except (AttributeError, KeyError, TypeError, IndexError, FileNotFoundError) as error:
+        if isinstance(error, FileNotFoundError) and error.errno is None:  # a sentence of ours
+            raise
+        # A foreign file has its names, and something else behind one of them.
+        raise ValueError(
+            f"{source.path} is not of the format {name}, or damaged ({error!r}): it is {source.describe()}"
+        ) from error
+    return _with(checkpoint, given)
 
 
 def read(

@@ -1,6 +1,10 @@
 """sparsify (EleutherAI): a folder of ``cfg.json`` and ``sae.safetensors``, for a hookpoint.
 
 ``encoder.weight [n, d]``, ``encoder.bias``, ``W_dec [n, d]``, ``b_dec`` (our b_pre); ReLU before the top k.
+
+SAeUron's files have these names too. With `input_unit_norm` they have layer norm, which its `forward` applies and its
+`encode` does not. Its loader takes the top k of each row, whatever training did (`batch_topk`,
+`sample_topk`), and so does ours.
 """
 
 from __future__ import annotations
@@ -36,12 +40,13 @@ def read(source: Source, given: Given) -> Checkpoint:
     cfg, rows = source.json(CONFIG), source.tensors(WEIGHTS)
     if cfg.get("transcode") or cfg.get("skip_connection") or "W_skip" in rows:
         raise ValueError(f"{where} is a transcoder or has a skip connection, which no autoencoder here has")
-    if cfg.get("activation", "topk") != "topk" or cfg.get("signed") or cfg.get("input_unit_norm"):
-        odd = {name: cfg[name] for name in ("activation", "signed", "input_unit_norm") if cfg.get(name)}
-        raise ValueError(f"{where} has {odd}; read is activation 'topk', neither signed nor with normalised inputs")
-    metadata = {name: value for name, value in cfg.items() if name in ("multi_topk", "normalize_decoder")}
+    if cfg.get("activation", "topk") != "topk" or cfg.get("signed"):
+        odd = {name: cfg[name] for name in ("activation", "signed") if cfg.get(name)}
+        raise ValueError(f"{where} has {odd}; read is the activation 'topk', with a ReLU")
+    semantics = Semantics("topk", "before", input_norm="layer_norm" if cfg.get("input_unit_norm") else "none")
+    metadata = {name: value for name, value in cfg.items() if name not in ("d_in", "num_latents", "k")}
     found = {ours: rows[theirs] for theirs, ours in NAMES.items() if theirs in rows}
-    return Checkpoint(found, cfg.get("k"), Semantics("topk", "before"), where, {"sparsify": metadata})
+    return Checkpoint(found, cfg.get("k"), semantics, where, {"sparsify": metadata})
 
 
 def write(sae: KSparseAutoencoder, path: Path) -> None:
@@ -58,14 +63,12 @@ def write(sae: KSparseAutoencoder, path: Path) -> None:
         "activation": "topk",
         "expansion_factor": 32,
         "normalize_decoder": True,
-        "num_latents": sae.n_latents,
-        "k": whole_k(sae, "sparsify"),
         "multi_topk": False,
         "skip_connection": False,
         "transcode": False,
         **sae.metadata.get("sparsify", {}),
-        "d_in": sae.d_in,
     }
+    cfg |= {"num_latents": sae.n_latents, "k": whole_k(sae, "sparsify"), "d_in": sae.d_in}
     with atomic_path(path / WEIGHTS) as temporary:
         save_file({theirs: rows[ours].contiguous() for theirs, ours in NAMES.items()}, temporary)
     atomic_write_json(path / CONFIG, cfg)

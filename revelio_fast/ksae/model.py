@@ -249,6 +249,9 @@ class KSparseAutoencoder(nn.Module):
         missing = {"W_enc", "W_dec", "b_enc", "b_pre"} - rows.keys()
         if missing:
             raise ValueError(f"{where} lacks {', '.join(sorted(missing))}; it has {', '.join(sorted(rows))}")
+        for name, tensor in rows.items():
+            if not isinstance(tensor, Tensor):
+                raise ValueError(f"{where}: {name} is no tensor, but a {type(tensor).__name__}")
         if rows["W_dec"].dim() != 2:
             raise ValueError(f"{where}: W_dec has shape {list(rows['W_dec'].shape)}, expected [latents, width]")
         n, d = rows["W_dec"].shape
