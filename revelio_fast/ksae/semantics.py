@@ -82,7 +82,8 @@ class Semantics:
     @property
     def is_plain(self) -> bool:
         """Whether this is the k-SAE of the paper: top k of centred features, with a ReLU or without."""
-        return self == Semantics(relu=self.relu, groups=self.groups)
+        changed = self.input_norm != "none" or self.input_scale != 1 or self.rescale_by_decoder_norm
+        return self.rule == "topk" and self.subtract_b_pre and not changed
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, as JSON can hold them."""

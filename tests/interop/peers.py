@@ -271,7 +271,7 @@ MAKERS: dict[str, Callable[[Path, int, int, int], Made]] = {
     "dictionary_learning_backup": lambda *a: dictionary_learning("AutoEncoderTopK", *a, backup=2.5),
     "overcomplete_topk": lambda *a: overcomplete("TopKSAE", *a),
     "overcomplete_untied": lambda *a: overcomplete("TopKSAE", *a, untied=True),
-    "overcomplete_batchtopk": lambda folder, d, n, k: overcomplete("BatchTopKSAE", folder, d, n, 24 * k),
+    "overcomplete_batchtopk": lambda folder, d, n, k: overcomplete("BatchTopKSAE", folder, d, n, 6 * k),
     "openai_topk": openai,
     "openai_relu": lambda *a: openai(*a, activation="ReLU"),
     "sdxl_unbox": sdxl_unbox,

@@ -90,6 +90,14 @@ def test_rows_without_an_active_latent(threshold):
     assert bool(torch.isfinite(sae.decode(code)).all())
 
 
+@pytest.mark.parametrize("how", [Semantics(relu="after"), Semantics(relu="after", input_norm="layer_norm")])
+def test_the_top_k_compiles_whole(how):
+    sae, x = model(how), rows()
+    compiled = torch.compile(sae, fullgraph=True, backend="aot_eager")
+    # Layer norm decomposes into other sums.
+    assert closeness(compiled(x).x_hat, sae(x).x_hat) < FLOAT32
+
+
 def test_features_that_cannot_be_encoded():
     sae = model(Semantics("threshold", "before", input_norm="layer_norm"))
     for x in (torch.zeros(24), torch.zeros(3, 24, dtype=torch.float64), torch.zeros(3, 23), [[0.0] * 24]):
