@@ -23,6 +23,7 @@ _WHERE = {
     "KSparseAutoencoder": "revelio_fast.ksae",
     "KSAEConfig": "revelio_fast.ksae",
     "KSAEResult": "revelio_fast.ksae",
+    "Semantics": "revelio_fast.ksae",
     "train_ksae": "revelio_fast.ksae",
     "load_sae": "revelio_fast.interop",
     "ExtractConfig": "revelio_fast.features",

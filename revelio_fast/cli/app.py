@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from revelio_fast.cli import classify, concepts, datasets, extract, inspect, train, whole
+from revelio_fast.cli import classify, concepts, convert, datasets, extract, inspect, train, whole
 from revelio_fast.cli.errors import SentenceGroup
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ app.command("demo")(whole.demo)
 app.command("run")(whole.run)
 app.command("extract")(extract.extract)
 app.command("train-sae")(train.train_sae)
+app.command("convert")(convert.convert)
 app.command("top-images")(concepts.top_images)
 app.command("purity")(concepts.purity)
 app.command("train-diffc", cls=classify.StoredMapsOnly)(classify.train_diffc)
