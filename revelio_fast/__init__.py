@@ -25,6 +25,8 @@ _WHERE = {
     "KSAEResult": "revelio_fast.ksae",
     "train_ksae": "revelio_fast.ksae",
     "load_sae": "revelio_fast.interop",
+    "accelerate": "revelio_fast.interop",
+    "restore": "revelio_fast.interop",
     "FeatureExtractor": "revelio_fast.features",
     "prompts": "revelio_fast.models.prompts",
     "extract_to_store": "revelio_fast.features",
