@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,11 @@ from torch.nn.modules import module as torch_module
 from revelio_fast import ops
 from revelio_fast.interop.accelerate.lazy import dense_code
 from revelio_fast.interop.accelerate.rows import as_rows, lay_out
+
+
+# For the type checker only: in the generated classes nn.Module comes from the library's class, which is their first
+# base, because Python lets an instance change its class only where the layouts agree.
+_Mixin = nn.Module if TYPE_CHECKING else object
 
 
 class KnownBug(NamedTuple):
@@ -42,8 +47,8 @@ class Settings:
     strides: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-class Accelerated(nn.Module):
-    """Base of the mixins: each replaces some methods of one library's class and calls them where it must not run.
+class Accelerated(_Mixin):
+    """Base of the mixins: each replaces some methods of one library's class, and calls the original where it must.
 
     Attributes
     ----------
@@ -66,7 +71,7 @@ class Accelerated(nn.Module):
     replaced: ClassVar[tuple[str, ...]]
     known_bugs: ClassVar[tuple[KnownBug, ...]] = ()
     _mixin: ClassVar[type[Accelerated]]
-    _original_class: ClassVar[type[nn.Module]]
+    _original_class: ClassVar[Any]
     _accelerated: Settings
 
     @classmethod
@@ -102,7 +107,7 @@ class Accelerated(nn.Module):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The library's, with contiguous tensors, which safetensors asks for."""
-        state = super().state_dict(*args, **kwargs)
+        state = self._original_class.state_dict(self, *args, **kwargs)
         prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
         for name in self.latents_dims:
             if not kwargs.get("keep_vars", False) and prefix + name in state:
@@ -134,10 +139,11 @@ def zeros(like: Tensor, size: int) -> Tensor:
 
 @functools.cache
 def accelerated_class(mixin: type[Accelerated], original: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of a library's class that runs on the ops."""
-    name = f"Accelerated{original.__name__}"
-    body = {"_mixin": mixin, "_original_class": original, "__module__": __name__}
-    return type(name, (mixin, original), body | {"__doc__": f"{original.__name__} on the ops of revelio_fast."})
+    """The subclass of a library's class in which the mixin's methods take the place of the library's."""
+    body = {name: getattr(mixin, name) for name in (*mixin.replaced, "state_dict", "__reduce_ex__")}
+    body |= {"_mixin": mixin, "_original_class": original, "__module__": __name__}
+    body["__doc__"] = f"{original.__name__} on the ops of revelio_fast."
+    return type(f"Accelerated{original.__name__}", (original, mixin), body)
 
 
 def take_over(model: nn.Module, mixin: type[Accelerated], settings: Settings) -> None:

@@ -36,7 +36,7 @@ class DictionaryLearning(Accelerated):
 
     def encode(self, x: Tensor, return_topk: bool = False, use_threshold: bool = False) -> Any:
         if use_threshold or not self._runs(x) or x.dim() < 2:
-            return super().encode(x, return_topk=return_topk, use_threshold=use_threshold)
+            return self._original_class.encode(self, x, return_topk=return_topk, use_threshold=use_threshold)
         rows = x.reshape(-1, x.shape[-1])
         W_enc = self._rows("encoder.weight")
         encoder = Encoder(W_enc, self.encoder.bias, self.b_dec, True, self._accelerated.precision)
@@ -56,5 +56,5 @@ class DictionaryLearning(Accelerated):
     def decode(self, x: Tensor) -> Tensor:
         code = carried(x) if self._runs(x) else None
         if code is None:
-            return super().decode(x)
+            return self._original_class.decode(self, x)
         return ops.sparse_decode(code, self._rows("decoder.weight"), self.b_dec).view(*x.shape[:-1], -1)

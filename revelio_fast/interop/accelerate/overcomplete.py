@@ -54,7 +54,7 @@ class Overcomplete(Accelerated):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self._runs(x) or x.dim() != 2 or _linear(self.encoder) is None:
-            return super().encode(x)
+            return self._original_class.encode(self, x)
         encoder = self._encoder(x)
         codes = self._dense(encoder.encode(x, self.top_k), x)
 
@@ -67,7 +67,7 @@ class Overcomplete(Accelerated):
     def decode(self, z: Tensor) -> Tensor:
         code = carried(z) if self._runs(z) else None
         if code is None:
-            return super().decode(z)
+            return self._original_class.decode(self, z)
         D = self.get_dictionary()
         return ops.sparse_decode(code, D, zeros(D, D.shape[1]))
 
@@ -75,7 +75,7 @@ class Overcomplete(Accelerated):
         layer = self.dictionary
         plain = self.training and layer.training and not torch.compiler.is_compiling()
         if not plain or isinstance(layer.multiplier, nn.Parameter) or layer._weights.dtype != torch.float32:
-            return super().get_dictionary()
+            return self._original_class.get_dictionary(self)
         # The library makes new weights, twice in each step, and multiplies them by exp(0).
         rows = self._rows("dictionary._weights")
         unit_rows_(rows, 1e-8)

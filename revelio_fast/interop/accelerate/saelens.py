@@ -75,7 +75,7 @@ class SAELens(Accelerated):
     def decode(self, feature_acts: Tensor) -> Tensor:
         code = carried(feature_acts) if self._runs(feature_acts) and not self.use_error_term else None
         if code is None:
-            return super().decode(feature_acts)
+            return self._original_class.decode(self, feature_acts)
         sae_out = ops.sparse_decode(code, self._rows("W_dec"), self.b_dec).view(*feature_acts.shape[:-1], -1)
         return self.reshape_fn_out(self.run_time_activation_norm_fn_out(sae_out), self.d_head)
 
@@ -91,7 +91,7 @@ class SAELensInference(SAELens):
 
     def encode(self, x: Tensor) -> Tensor:
         x = x.to(self.dtype)
-        return self._encode(x)[0] if self._selects(x) else super().encode(x)
+        return self._encode(x)[0] if self._selects(x) else self._original_class.encode(self, x)
 
 
 class SAELensTraining(SAELens):
@@ -106,7 +106,7 @@ class SAELensTraining(SAELens):
     def encode_with_hidden_pre(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.to(self.dtype)
         if not self._selects(x):
-            return super().encode_with_hidden_pre(x)
+            return self._original_class.encode_with_hidden_pre(self, x)
         acts, encoder, rows = self._encode(x)
         scaled = encoder.scale is not None
 
@@ -124,7 +124,7 @@ class SAELensTraining(SAELens):
         made_from = carried(hidden_pre)
         normalised = self.cfg.normalize_activations in ("constant_norm_rescale", "layer_norm")
         if made_from is None or dead_neuron_mask is None or normalised or not self._selects(sae_in):
-            return super().calculate_topk_aux_loss(sae_in, sae_out, hidden_pre, dead_neuron_mask)
+            return self._original_class.calculate_topk_aux_loss(self, sae_in, sae_out, hidden_pre, dead_neuron_mask)
         dead = dead_neuron_mask.nonzero().flatten()
         if len(dead) == 0:
             return sae_out.new_tensor(0.0)

@@ -75,7 +75,7 @@ class Sparsify(Accelerated):
     def encode(self, x: Tensor) -> Any:
         code = self._code(x, self.cfg.k)
         if code is None:
-            return super().encode(x)
+            return self._original_class.encode(self, x)
         encoder = self._encoder(x)
 
         def compute(x: Tensor, W_enc: Tensor, b_enc: Tensor, b_pre: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Sparsify(Accelerated):
 
     def decode(self, top_acts: Tensor, top_indices: Tensor) -> Tensor:
         if not self._runs(top_acts) or top_acts.dim() != 2:
-            return super().decode(top_acts, top_indices)
+            return self._original_class.decode(self, top_acts, top_indices)
         return ops.sparse_decode(ops.Code(top_acts, top_indices), self._rows("W_dec"), self.b_dec)
 
     def forward(
@@ -105,7 +105,7 @@ class Sparsify(Accelerated):
         cfg, fixed = self.cfg, self._accelerated.fix_known_bugs
         code = self._code(x, 4 * cfg.k if cfg.multi_topk else cfg.k)
         if code is None:
-            return super().forward(x, y, dead_mask=dead_mask, total_variance=total_variance)
+            return self._original_class.forward(self, x, y, dead_mask=dead_mask, total_variance=total_variance)
         y = x if y is None else y
         W_dec, encoder = self._rows("W_dec"), self._encoder(x)
         first = ops.Code(*(part[:, : cfg.k].contiguous() for part in code))
