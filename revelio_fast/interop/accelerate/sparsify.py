@@ -11,6 +11,8 @@ from torch import Tensor
 from revelio_fast import ops
 from revelio_fast.interop.accelerate.base import Accelerated, KnownBug, zeros
 from revelio_fast.interop.accelerate.lazy import computed_when_read
+from revelio_fast.interop.accelerate.optimizer import is_fused
+from revelio_fast.interop.accelerate.pending import pending_step, rebuild
 from revelio_fast.interop.accelerate.sparse import Encoder, project_rows_, unit_rows_
 
 
@@ -109,7 +111,10 @@ class Sparsify(Accelerated):
         y = x if y is None else y
         W_dec, encoder = self._rows("W_dec"), self._encoder(x)
         first = ops.Code(*(part[:, : cfg.k].contiguous() for part in code))
-        sae_out = ops.sparse_decode(first, W_dec, self.b_dec)
+        if is_fused(self) and not cfg.transcode and self.W_skip is None and not x.requires_grad:
+            sae_out = rebuild(x, first, encoder, W_dec)
+        else:
+            sae_out = ops.sparse_decode(first, W_dec, self.b_dec)
         if self.W_skip is not None:
             sae_out = sae_out + x @ self.W_skip.mT
         missing = y - sae_out
@@ -130,11 +135,18 @@ class Sparsify(Accelerated):
 
     @torch.no_grad()
     def set_decoder_norm_to_unit_norm(self) -> None:
+        pending = pending_step(list(self.parameters()))
+        if pending is not None:
+            pending.dense()
         unit_rows_(self._rows("W_dec"), torch.finfo(self.W_dec.dtype).eps)
 
     @torch.no_grad()
     def remove_gradient_parallel_to_decoder_directions(self) -> None:
         assert self.W_dec.grad is not None, "the decoder has no gradient: call backward() first"
+        pending = pending_step(list(self.parameters()))
+        if pending is not None:
+            pending.project = True
+            return
         project_rows_(self.W_dec.grad, self._rows("W_dec"))
 
 
