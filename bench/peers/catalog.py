@@ -60,6 +60,7 @@ _SAELENS = (
     "after the top k; no unit norm or projection of decoder rows, and rescaling by their norms switched off; no AuxK"
 )
 
+
 def _accelerated(name: str, package: Package, step: Callable[..., Run]) -> tuple[Implementation, ...]:
     """A peer's trainer after `accelerate(model)`, and after ``accelerate(model, optimizer=...)``."""
     return (

@@ -1,7 +1,6 @@
-"""Each library's TopK SAE at a small size, with its own trainer: what the tests of `accelerate` run, plain and accelerated.
+"""Each library's TopK SAE at a small size, with its own trainer: what the tests of `accelerate` run.
 
-A library that is absent skips its tests. The authors' class has no package: `AuthorsClass` has its structure, written
-from its mathematics (names, shapes and order of operations as the notes on their code record them).
+A library that is absent skips its tests. The authors' class has no package: authors_class.py stands in for it.
 """
 
 from __future__ import annotations
@@ -18,9 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from bench.peers.packages import DICTIONARY_LEARNING, OVERCOMPLETE, SAELENS, SPARSIFY, NotInstalled, Package, load
+from tests.interop.authors_class import KSparseAutoencoder
 
 B, D, N, K = 64, 24, 256, 4
 STEPS, LR = 20, 4e-3
+# Sums of at most 256 float32 products in another order (2^-24 each), relative to the largest element of a tensor.
+FORWARD = 2e-6
+# The same through 20 steps of Adam, which divides by roots of small numbers.
+TRAINED = 1e-5
 Train = Callable[[nn.Module, Callable[..., Any]], list[float]]
 
 
@@ -180,7 +184,7 @@ def sparsify_train(coder: Any, started: Callable[..., Any], **settings: Any) -> 
         group["params"] = list(coder.parameters())
         losses: list[float] = []
         started(coder, trainer.optimizers[0])
-        handle = coder.register_forward_hook(lambda _, __, out: losses.append(float(out.fvu + out.auxk_loss / 32)))
+        handle = coder.register_forward_hook(lambda _, __, out: losses.append((out.fvu + out.auxk_loss / 32).item()))
         trainer.fit()
         handle.remove()
     return losses + trainer.num_tokens_since_fired["h.0"].tolist()
@@ -264,53 +268,9 @@ def overcomplete_train(sae: Any, started: Callable[..., Any]) -> list[float]:
 # The authors' class
 
 
-class AuthorsClass(nn.Module):
-    """Structure and mathematics of the authors' k-SAE; see the module's first lines."""
-
-    def __init__(self, cfg: Any) -> None:
-        super().__init__()
-        self.cfg = cfg
-        self.W_enc = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(cfg.d_in, cfg.d_sae)))
-        self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
-        self.W_dec = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(cfg.d_sae, cfg.d_in)))
-        self.b_dec = nn.Parameter(torch.zeros(cfg.d_in))
-        self.hook_hidden_post = nn.Identity()
-        self.set_decoder_norm_to_unit_norm()
-
-    def select_topk(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.topk(scores, self.cfg.k, sorted=False)
-
-    def decoder_impl(self, indices: Tensor, values: Tensor) -> Tensor:
-        z = values.new_zeros(len(values), self.cfg.d_sae).scatter_(-1, indices, values)
-        return z @ self.W_dec
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        hidden_pre = self.hook_hidden_post((x - self.b_dec) @ self.W_enc + self.b_enc)
-        values, indices = self.select_topk(hidden_pre)
-        sae_out = self.decoder_impl(indices, values) + self.b_dec
-        variance = (x - x.mean(0, keepdim=True)).pow(2).mean()
-        return sae_out, hidden_pre, ((sae_out - x).pow(2).mean() / variance).nan_to_num(0)
-
-    def initialize_b_dec(self, x: Tensor) -> None:
-        self.b_dec.data = x.mean(0)
-
-    @torch.no_grad()
-    def set_decoder_norm_to_unit_norm(self) -> None:
-        self.W_dec.data /= self.W_dec.data.norm(dim=1, keepdim=True)
-
-    @torch.no_grad()
-    def remove_gradient_parallel_to_decoder_directions(self) -> None:
-        assert self.W_dec.grad is not None
-        self.W_dec.grad -= (self.W_dec.grad * self.W_dec).sum(1, keepdim=True) * self.W_dec
-
-
-AuthorsClass.__name__ = AuthorsClass.__qualname__ = "KSparseAutoencoder"
-KSparseAutoencoder = AuthorsClass  # by which pickle finds the class
-
-
 def authors(**settings: Any) -> nn.Module:
     torch.manual_seed(0)
-    return _started(AuthorsClass(SimpleNamespace(d_in=D, d_sae=N, k=K, **settings)))
+    return _started(KSparseAutoencoder(SimpleNamespace(d_in=D, d_sae=N, k=K, **settings)))
 
 
 def authors_loss(sae: Any, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -350,3 +310,43 @@ LIBRARIES = {
         Library("authors", authors, authors_loss, authors_train, lambda m, x: m(x)[0]),
     )
 }
+
+# Library and settings of its model.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "saelens": ("saelens", {}),
+    "saelens-unscaled": ("saelens", {"rescale_acts_by_decoder_norm": False}),
+    "saelens-raw-input": ("saelens", {"apply_b_dec_to_input": False}),
+    "saelens-layer-norm": ("saelens", {"normalize_activations": "layer_norm", "rescale_acts_by_decoder_norm": False}),
+    "sparsify": ("sparsify", {}),
+    "sparsify-multi": ("sparsify", {"multi_topk": True}),
+    "sparsify-skip": ("sparsify", {"skip_connection": True}),
+    "sparsify-transcoder": ("sparsify", {"transcode": True}),
+    "dictionary_learning": ("dictionary_learning", {}),
+    "overcomplete": ("overcomplete", {}),
+    "overcomplete-tied": ("overcomplete", {"encoder": "tied"}),
+    "overcomplete-untied": ("overcomplete", {"encoder": "untied"}),
+    "overcomplete-multiplier": ("overcomplete", {"dictionary_params": {"use_multiplier": True}}),
+    "authors": ("authors", {}),
+}
+
+
+def error(have: Tensor, want: Tensor) -> float:
+    """Largest difference over the largest element."""
+    have, want = have.detach().double(), want.detach().double()
+    return float((have - want).abs().max() / want.abs().max().clamp_min(1e-30))
+
+
+def check_equal_step(library: Library, plain: Any, fast: Any, x: Tensor, **dead: Any) -> None:
+    """Losses, results and every gradient of one forward and backward pass."""
+    want_loss, want = library.loss(plain, x, **dead)
+    loss, found = library.loss(fast, x, **dead)
+    assert error(loss, want_loss) <= FORWARD
+    for name, tensor in want.items():
+        assert tensor.shape == found[name].shape and tensor.dtype == found[name].dtype
+        assert error(found[name], tensor) <= FORWARD, name
+    want_loss.backward()
+    loss.backward()
+    for (name, theirs), ours in zip(plain.named_parameters(), fast.parameters(), strict=True):
+        assert (theirs.grad is None) == (ours.grad is None), name
+        if theirs.grad is not None:
+            assert error(ours.grad, theirs.grad) <= FORWARD, f"gradient of {name}"

@@ -155,8 +155,8 @@ def _version(mixin: type[Accelerated]) -> str:
         version = importlib.metadata.version(mixin.distribution)
     except importlib.metadata.PackageNotFoundError:
         raise ValueError(
-            f"no installed {mixin.distribution} says which version of {mixin.library} this is, and only {known} is known: "
-            f"install it by pip"
+            f"no installed {mixin.distribution} says which version of {mixin.library} this is, and only {known} is "
+            "known: install it by pip"
         ) from None
     if not version.startswith(mixin.versions):
         raise ValueError(f"{mixin.library} {version} is not known, only {known}: install one of these")
@@ -165,13 +165,16 @@ def _version(mixin: type[Accelerated]) -> str:
 
 def _refusal(model: Any, mixin: type[Accelerated]) -> str:
     """Why this model of a known library cannot be accelerated, as a clause, or ""."""
-    for name in mixin.replaced:
-        elsewhere = mixin.package and getattr(type(model), name).__module__.split(".")[0] != mixin.package
-        if elsewhere or name in vars(model):
-            return f"its {name} is not its library's own"
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32:
             return f"its {name} is {parameter.dtype}, and the ops take torch.float32: convert it with .float()"
         if parameter.device.type not in ("cpu", "cuda"):
             return f"its {name} is on {parameter.device}, and the ops run on cpu and cuda"
-    return mixin.refusal(model)
+    reason = mixin.refusal(model)
+    if reason:
+        return reason
+    for name in mixin.replaced:
+        elsewhere = mixin.package and getattr(type(model), name).__module__.split(".")[0] != mixin.package
+        if elsewhere or name in vars(model):
+            return f"its {name} is not its library's own"
+    return ""

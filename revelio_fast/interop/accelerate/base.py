@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -14,10 +13,10 @@ from revelio_fast import ops
 from revelio_fast.interop.accelerate.lazy import dense_code
 from revelio_fast.interop.accelerate.rows import as_rows, lay_out
 
-
-# For the type checker only: in the generated classes nn.Module comes from the library's class, which is their first
-# base, because Python lets an instance change its class only where the layouts agree.
-_Mixin = nn.Module if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    _Mixin = nn.Module
+else:  # In the generated classes nn.Module comes from the library's class, which must be their first base: Python lets
+    _Mixin = object  # an instance change its class only where the layouts agree.
 
 
 class KnownBug(NamedTuple):
@@ -137,13 +136,17 @@ def zeros(like: Tensor, size: int) -> Tensor:
     return torch.zeros(size, dtype=like.dtype, device=like.device)
 
 
-@functools.cache
+_classes: dict[tuple[type[Accelerated], type[nn.Module]], type[nn.Module]] = {}
+
+
 def accelerated_class(mixin: type[Accelerated], original: type[nn.Module]) -> type[nn.Module]:
     """The subclass of a library's class in which the mixin's methods take the place of the library's."""
-    body = {name: getattr(mixin, name) for name in (*mixin.replaced, "state_dict", "__reduce_ex__")}
-    body |= {"_mixin": mixin, "_original_class": original, "__module__": __name__}
-    body["__doc__"] = f"{original.__name__} on the ops of revelio_fast."
-    return type(f"Accelerated{original.__name__}", (original, mixin), body)
+    if (mixin, original) not in _classes:
+        body = {name: getattr(mixin, name) for name in (*mixin.replaced, "state_dict", "__reduce_ex__")}
+        body |= {"_mixin": mixin, "_original_class": original, "__module__": __name__}
+        body["__doc__"] = f"{original.__name__} on the ops of revelio_fast."
+        _classes[mixin, original] = type(f"Accelerated{original.__name__}", (original, mixin), body)
+    return _classes[mixin, original]
 
 
 def take_over(model: nn.Module, mixin: type[Accelerated], settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,11 +14,11 @@ from revelio_fast.interop.accelerate.sparse import Encoder
 
 
 class DictionaryLearning(Accelerated):
-    """`AutoEncoderTopK`. The AuxK loss is its trainer's, which reads the dense pre-activations once latents are dead."""
+    """`AutoEncoderTopK`. The AuxK loss is its trainer's: once latents are dead it reads the dense pre-activations."""
 
     library, package, distribution = "dictionary_learning", "dictionary_learning", "dictionary-learning"
     versions = ("0.1.",)
-    latents_dims = {"encoder.weight": 0, "decoder.weight": 1}
+    latents_dims: ClassVar[dict[str, int]] = {"encoder.weight": 0, "decoder.weight": 1}
     replaced = ("encode", "decode")
     encoder: Any
     b_dec: Tensor

@@ -1,8 +1,8 @@
 """Dense ``[..., n]`` tensors that other libraries pass around, filled only when something reads their elements.
 
-`dense_code` is a code as its library knows it: every torch operation, hook and gradient sees the dense tensor, while the
-sums and comparisons by which trainers count active latents read the k entries of each row. `computed_when_read` stands
-for pre-activations. `carry` and `carried` tie to a tensor what it was made of.
+`dense_code` is a code as its library knows it: every torch operation, hook and gradient sees the dense tensor, while
+the sums and comparisons by which trainers count active latents read the k entries of each row. `computed_when_read`
+stands for pre-activations. `carry` and `carried` tie to a tensor what it was made of.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class LazyTensor(torch.Tensor):
         super().__init__()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         first = args[0] if args and isinstance(args[0], LazyTensor) else None
         if func is aten.detach.default and first is not None:
             return LazyTensor(first._source, first.shape, first.dtype, first.device)
@@ -72,7 +72,7 @@ class LazyTensor(torch.Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self._source.dense().__reduce_ex__(protocol)
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return repr(self.clone())
 
     def numpy(self, *, force: bool = False) -> Any:
@@ -87,7 +87,7 @@ def _dense(lazy: LazyTensor) -> Tensor:
 
 
 def of_code(code: ops.Code, shape: Sequence[int]) -> LazyTensor:
-    """A lazy tensor of `shape` ``[..., n]`` with the entries of a code ``[B, k]`` (values of any dtype), without a gradient."""
+    """A lazy tensor of `shape` ``[..., n]`` with the entries of a code ``[B, k]`` of any dtype, without a gradient."""
     values, indices = code
 
     def fill() -> Tensor:

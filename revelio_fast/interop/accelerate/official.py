@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,10 +18,10 @@ _SHAPES = {"W_enc": ("d", "n"), "b_enc": ("n",), "W_dec": ("n", "d"), "b_dec": (
 
 
 class Official(Accelerated):
-    """``forward(x) -> (sae_out, hidden_pre, loss)``, without a ReLU; the loss is the error over the batch's variance."""
+    """``forward(x) -> (sae_out, hidden_pre, loss)``, without a ReLU; the loss is the error over the variance."""
 
     library = "the authors' code"
-    latents_dims = {"W_enc": 1, "W_dec": 0}
+    latents_dims: ClassVar[dict[str, int]] = {"W_enc": 1, "W_dec": 0}
     replaced = ("forward",)
     known_bugs = (
         KnownBug(

@@ -140,7 +140,7 @@ def _sweep(optimizer: torch.optim.Optimizer, pending: PendingStep) -> None:
 
 
 def _pass(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> None:
-    """Adam's step by torch's fused kernel, which goes by position in memory: all tensors lie as their parameter does."""
+    """Adam's step by torch's fused kernel, which goes by position in memory: all tensors lie as the parameter does."""
     columns: list[list[Tensor]] = [[], [], [], [], []]  # parameters, gradients, both moments, numbers of steps
     for parameter in group["params"]:
         if parameter.grad is None:

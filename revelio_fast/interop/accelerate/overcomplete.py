@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ class Overcomplete(Accelerated):
     """`TopKSAE` with the default linear encoder, or tied or untied, and a dictionary normalised to l2."""
 
     library, package, distribution, versions = "overcomplete", "overcomplete", "overcomplete", ("0.3.",)
-    latents_dims = {"dictionary._weights": 0}
+    latents_dims: ClassVar[dict[str, int]] = {"dictionary._weights": 0}
     replaced = ("encode", "decode", "get_dictionary")
     encoder: Any
     dictionary: Any

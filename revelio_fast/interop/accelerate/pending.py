@@ -80,7 +80,14 @@ def pending_step(parameters: list[nn.Parameter]) -> PendingStep | None:
 class _Rebuilt(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_pre: Tensor, code: ops.Code, encoder: Encoder
+        ctx: Any,
+        x: Tensor,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        W_dec: Tensor,
+        b_pre: Tensor,
+        code: ops.Code,
+        encoder: Encoder,
     ) -> Tensor:
         ctx.save_for_backward(x, *code)
         ctx.encoder, ctx.W_dec = encoder, W_dec

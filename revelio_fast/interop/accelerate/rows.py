@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def as_rows(parameter: nn.Parameter, latents_dim: int) -> Tensor:
-    """The parameter as ``[n, d]`` with contiguous rows, a view of it; a parameter that lies otherwise is laid out anew."""
+    """A view of the parameter as ``[n, d]`` contiguous rows; one that lies otherwise is laid out anew."""
     rows = parameter if latents_dim == 0 else parameter.t()
     if not rows.is_contiguous():
         lay_out(parameter, _strides(parameter, latents_dim))

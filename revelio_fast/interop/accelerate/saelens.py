@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,9 +22,18 @@ class SAELens(Accelerated):
     """
 
     library, package, distribution, versions = "SAELens", "sae_lens", "sae-lens", ("6.54.",)
-    latents_dims = {"W_enc": 1, "W_dec": 0}
+    latents_dims: ClassVar[dict[str, int]] = {"W_enc": 1, "W_dec": 0}
     cfg: Any
+    dtype: Any
+    d_head: Any
     activation_fn: Any
+    reshape_fn_in: Any
+    reshape_fn_out: Any
+    run_time_activation_norm_fn_in: Any
+    run_time_activation_norm_fn_out: Any
+    use_error_term: Any
+    W_enc: Any
+    W_dec: Any
     b_enc: Tensor
     b_dec: Tensor
 
@@ -41,7 +50,7 @@ class SAELens(Accelerated):
         if type(model.activation_fn).__name__ != "TopK":
             return f"its activation_fn is {type(model.activation_fn).__name__}, and only its library's TopK is known"
         if model.activation_fn.use_sparse_activations:
-            return "use_sparse_activations=True makes its codes COO tensors, where the ops make dense ones: set it to False"
+            return "use_sparse_activations=True makes its codes COO tensors, where ours are dense: set it to False"
         return ""
 
     def _selects(self, x: Tensor) -> bool:

@@ -41,9 +41,7 @@ class Encoder(NamedTuple):
     def encode(self, x: Tensor, k: int) -> ops.Code:
         """The code of rows ``[B, d]``: scores without the scale, largest first (by the scaled score)."""
         if self.scale is None:
-            return ops.topk_encode(
-                x, self.W_enc, self.b_enc, self.b_pre, k, relu=self.relu, precision=self.precision
-            )
+            return ops.topk_encode(x, self.W_enc, self.b_enc, self.b_pre, k, relu=self.relu, precision=self.precision)
         return self.encode_among(x, k, None)
 
     def encode_among(self, x: Tensor, k: int, latents: Tensor | None) -> ops.Code:
@@ -55,9 +53,7 @@ class Encoder(NamedTuple):
                 scale = None if scale is None else scale[latents]
             if scale is not None:
                 W_enc, b_enc = W_enc * scale[:, None], b_enc * scale
-            values, indices = ops.topk_encode(
-                x, W_enc, b_enc, self.b_pre, k, relu=self.relu, precision=self.precision
-            )
+            values, indices = ops.topk_encode(x, W_enc, b_enc, self.b_pre, k, relu=self.relu, precision=self.precision)
             if scale is not None:
                 values = values / scale[indices]
             if latents is not None:

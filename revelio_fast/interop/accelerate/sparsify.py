@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class Sparsify(Accelerated):
     """
 
     library, package, distribution, versions = "sparsify", "sparsify", "eai-sparsify", ("1.3.",)
-    latents_dims = {"encoder.weight": 0, "W_dec": 0}
+    latents_dims: ClassVar[dict[str, int]] = {"encoder.weight": 0, "W_dec": 0}
     replaced = (
         "encode",
         "decode",
@@ -36,18 +36,19 @@ class Sparsify(Accelerated):
     known_bugs = (
         KnownBug(
             "AuxK and Multi-TopK without encoder gradient",
-            "The encoder's backward pass drops the gradient at its pre-activations, so that both losses train W_dec only.",
+            "The encoder's backward pass drops the gradient at its pre-activations: both losses train W_dec only.",
             "Both losses train the encoder, too.",
         ),
         KnownBug(
             "gradient through clamped scores",
-            "In a row with fewer than k positive scores, entries that the ReLU set to zero pass a gradient to the encoder.",
+            "In a row with fewer than k positive scores, entries that the ReLU set to zero pass a gradient on.",
             "Entries that are not positive pass none.",
         ),
     )
     cfg: Any
     encoder: Any
     W_dec: Any
+    W_skip: Any
     b_dec: Tensor
 
     @classmethod
@@ -120,8 +121,8 @@ class Sparsify(Accelerated):
         missing = y - sae_out
         variance = (y - y.mean(0)).square().sum() if total_variance is None else total_variance
         auxk_loss = multi_topk_fvu = sae_out.new_tensor(0.0)
-        dead = [] if dead_mask is None else dead_mask.nonzero().flatten()
-        if len(dead):
+        dead = None if dead_mask is None else dead_mask.nonzero().flatten()
+        if dead is not None and len(dead):
             k = y.shape[-1] // 2
             aux = encoder.encode_among(x, min(k, len(dead)), dead)
             rebuilt = ops.sparse_decode(aux if fixed else _detached(aux), W_dec, zeros(self.b_dec, y.shape[-1]))
