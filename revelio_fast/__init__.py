@@ -27,6 +27,8 @@ _WHERE = {
     "train_ksae": "revelio_fast.ksae",
     "load_sae": "revelio_fast.interop",
     "ExtractConfig": "revelio_fast.features",
+    "accelerate": "revelio_fast.interop",
+    "restore": "revelio_fast.interop",
     "FeatureExtractor": "revelio_fast.features",
     "prompts": "revelio_fast.models.prompts",
     "extract_to_store": "revelio_fast.features",
