@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from revelio_fast.cli.options import Revision
-
 if TYPE_CHECKING:
     from revelio_fast.interop.difference import Difference
     from revelio_fast.ksae import KSparseAutoencoder
@@ -29,7 +27,7 @@ def convert(
         ),
     ],
     from_: Annotated[str, typer.Option("--from", help="Format of IN, where it cannot be found out.")] = "auto",
-    revision: Revision = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
     k: Annotated[float | None, typer.Option(help="Active latents of a row, where IN does not say.")] = None,
     rule: Annotated[
         Literal["topk", "batch_topk", "threshold", "abs_topk"] | None,

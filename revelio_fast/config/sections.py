@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -186,6 +187,10 @@ class BaselineSection(Settings):
     sae: bool = True
     pixel_size: int | None = option(None, at_least=1)
     max_features: int = option(4096, at_least=16)
+
+    def pixel_side(self, native: int) -> int:
+        """Side of the raw pixels beside a model of this image size."""
+        return self.pixel_size or min(native, math.isqrt(self.max_features // 3))
 
 
 @dataclass(frozen=True)

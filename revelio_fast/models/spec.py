@@ -102,7 +102,7 @@ def model_location(model: str) -> str:
 
 def dtype_name(dtype: torch.dtype | str) -> str:
     """The name that `ModelConfig` has for a dtype: of ``torch.bfloat16`` or ``"bfloat16"``, ``"bf16"``."""
-    long = str(dtype).removeprefix("torch.")
+    long = "float32" if dtype == "fp32" else str(dtype).removeprefix("torch.")
     return next((name for name, found in DTYPES.items() if found == getattr(torch, long, None)), long)
 
 

@@ -90,10 +90,7 @@ class Extraction:
     def pixel_size(self) -> int:
         """Side of the raw pixels: as configured, else the model's own, or the largest that `max_features` allows."""
         config = self.config
-        if config.baselines.pixel_size is not None:
-            return config.baselines.pixel_size
-        native = image_size_of(config.model, config.image_size, config.revision)
-        return min(native, math.isqrt(config.baselines.max_features // 3))
+        return config.baselines.pixel_side(image_size_of(config.model, config.image_size, config.revision))
 
     def detail(self, which: str, halves: dict[str, Stage]) -> str:
         """What the reader must know of some features: the side of raw pixels, the width of the VAE latents."""

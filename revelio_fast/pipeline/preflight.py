@@ -193,7 +193,7 @@ def _stages(
     total, times = sum(there.values()), len(config.timesteps)
     networks = ["model", *(["random weights"] if config.baselines.random_weights else [])]
     inputs = {
-        "raw pixels": (config.baselines.raw_pixels, 3 * config.baselines.pixel_size**2),
+        "raw pixels": (config.baselines.raw_pixels, 3 * config.baselines.pixel_side(family.image_size) ** 2),
         "VAE latents": (config.baselines.vae_latents, torch.Size(family.latent_shape).numel()),
     }
     width = sum(shape[0] for shape in shapes.values())

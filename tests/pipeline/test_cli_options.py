@@ -60,7 +60,7 @@ def test_old_flags_of_an_extraction(tiny_sd: Path, pictures: Path, tmp_path: Pat
     assert found.exit_code == 0 and "1 random crops of each" in found.stdout
     assert "--variants is called --num-crops now" in found.stderr
     (manifest,) = (tmp_path / "maps").rglob("variants/*/manifest.json")
-    crop = json.loads(manifest.read_text())["about"]["crop"]
+    crop = json.loads(manifest.read_text())["metadata"]["crop"]
     assert (crop["least_area"], crop["mirror"]) == (0.5, False)
     shown = fails(*given, "--out", tmp_path / "x", "--official")
     assert "--compat authors reproduces what the authors' code does to DiT" in shown
@@ -69,7 +69,7 @@ def test_old_flags_of_an_extraction(tiny_sd: Path, pictures: Path, tmp_path: Pat
 def test_the_old_way_to_train_on_fresh_crops_says_the_new_one(tmp_path: Path) -> None:
     old = ["train-diffc", "photos", "--out", tmp_path / "x", "--cache", "none", "--layer", "up_ft1"]
     assert "train-diffc-online PHOTOS --layer LAYER --timestep T" in fails(*old, code=2)
-    assert "There is no map store at nowhere" in fails("train-diffc", "nowhere", "--out", "x", "--cache", "maps")
+    assert "There is no activation store at nowhere" in fails("train-diffc", "nowhere", "--out", "x", "--cache", "maps")
 
 
 def test_broken_images_in_the_words_of_the_command_line(tiny_sd: Path, pictures: Path, tmp_path: Path) -> None:
