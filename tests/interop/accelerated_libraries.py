@@ -208,7 +208,10 @@ def dictionary_learning_loss(ae: Any, x: Tensor) -> tuple[Tensor, dict[str, Tens
     return (x - x_hat).pow(2).sum(-1).mean(), named | {"post_relu": post_relu, "x_hat": x_hat}
 
 
-def dictionary_learning_train(ae: Any, started: Callable[..., Any], *, dead_after: int = 500) -> list[float]:
+def dictionary_learning_train(
+    ae: Any, started: Callable[..., Any], *, dead_after: int = 500, whole: bool = False
+) -> list[float]:
+    """With `whole` it is the trainer that `started` is called on, in the place of its model."""
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     made = iter([ae])
@@ -226,7 +229,7 @@ def dictionary_learning_train(ae: Any, started: Callable[..., Any], *, dead_afte
         device="cpu",
     )
     trainer.dead_feature_threshold = dead_after
-    started(ae, trainer.optimizer)
+    started(trainer if whole else ae, trainer.optimizer)
     losses = [trainer.update(step, x) for step, x in enumerate(batches())]
     return [*losses, float(ae.threshold), *trainer.num_tokens_since_fired.tolist()]
 
