@@ -8,17 +8,13 @@ import torch
 import revelio_fast as rf
 from bench.peers.packages import SAELENS
 from revelio_fast.interop.accelerate.lazy import LazyTensor, Source
+from tests.interop.accelerated_checks import FORWARD, TRAINED, VARIANTS, check_equal_step, error
 from tests.interop.accelerated_libraries import (
-    FORWARD,
     LIBRARIES,
-    TRAINED,
-    VARIANTS,
     N,
     authors,
-    check_equal_step,
     dictionary_learning,
     dictionary_learning_train,
-    error,
     require,
     rows,
     saelens,
