@@ -32,7 +32,7 @@ def set_(pairs: dict[Tensor, Tensor]) -> None:
             parameter.copy_(value)
 
 
-def speed_up(model: torch.nn.Module, optimiser: torch.optim.Optimizer, how: str) -> None:
+def speed_up(model: Any, optimiser: torch.optim.Optimizer, how: str) -> None:
     """`accelerate` a peer's model, and with "model and optimiser" both; "" leaves them alone."""
     if how:
         revelio_fast.accelerate(model, optimizer=optimiser if how == "model and optimiser" else None)
@@ -172,7 +172,7 @@ def _dictionary_learning(p: Inputs, shape: Shape) -> Any:
 def dictionary_learning_step(p: Inputs, shape: Shape, *, accelerated: str = "") -> Run:
     """`TopKTrainer.update`; not as its step 0, which would replace b_dec by the data's median."""
     trainer, scale = _dictionary_learning(p, shape), variance(p.x)
-    speed_up(trainer.ae, trainer.optimizer, accelerated)
+    speed_up(trainer, trainer.optimizer, accelerated)
     return lambda: trainer.update(1, p.x) / scale
 
 

@@ -21,10 +21,6 @@ from tests.interop.authors_class import KSparseAutoencoder
 
 B, D, N, K = 64, 24, 256, 4
 STEPS, LR = 20, 4e-3
-# Sums of at most 256 float32 products in another order (2^-24 each), relative to the largest element of a tensor.
-FORWARD = 2e-6
-# The same through 20 steps of Adam, which divides by roots of small numbers.
-TRAINED = 1e-5
 Train = Callable[[nn.Module, Callable[..., Any]], list[float]]
 
 
@@ -208,7 +204,10 @@ def dictionary_learning_loss(ae: Any, x: Tensor) -> tuple[Tensor, dict[str, Tens
     return (x - x_hat).pow(2).sum(-1).mean(), named | {"post_relu": post_relu, "x_hat": x_hat}
 
 
-def dictionary_learning_train(ae: Any, started: Callable[..., Any], *, dead_after: int = 500) -> list[float]:
+def dictionary_learning_train(
+    ae: Any, started: Callable[..., Any], *, dead_after: int = 500, whole: bool = False
+) -> list[float]:
+    """With `whole` it is the trainer that `started` is called on, in the place of its model."""
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     made = iter([ae])
@@ -226,7 +225,7 @@ def dictionary_learning_train(ae: Any, started: Callable[..., Any], *, dead_afte
         device="cpu",
     )
     trainer.dead_feature_threshold = dead_after
-    started(ae, trainer.optimizer)
+    started(trainer if whole else ae, trainer.optimizer)
     losses = [trainer.update(step, x) for step, x in enumerate(batches())]
     return [*losses, float(ae.threshold), *trainer.num_tokens_since_fired.tolist()]
 
@@ -310,43 +309,3 @@ LIBRARIES = {
         Library("authors", authors, authors_loss, authors_train, lambda m, x: m(x)[0]),
     )
 }
-
-# Library and settings of its model.
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "saelens": ("saelens", {}),
-    "saelens-unscaled": ("saelens", {"rescale_acts_by_decoder_norm": False}),
-    "saelens-raw-input": ("saelens", {"apply_b_dec_to_input": False}),
-    "saelens-layer-norm": ("saelens", {"normalize_activations": "layer_norm", "rescale_acts_by_decoder_norm": False}),
-    "sparsify": ("sparsify", {}),
-    "sparsify-multi": ("sparsify", {"multi_topk": True}),
-    "sparsify-skip": ("sparsify", {"skip_connection": True}),
-    "sparsify-transcoder": ("sparsify", {"transcode": True}),
-    "dictionary_learning": ("dictionary_learning", {}),
-    "overcomplete": ("overcomplete", {}),
-    "overcomplete-tied": ("overcomplete", {"encoder": "tied"}),
-    "overcomplete-untied": ("overcomplete", {"encoder": "untied"}),
-    "overcomplete-multiplier": ("overcomplete", {"dictionary_params": {"use_multiplier": True}}),
-    "authors": ("authors", {}),
-}
-
-
-def error(have: Tensor, want: Tensor) -> float:
-    """Largest difference over the largest element."""
-    have, want = have.detach().double(), want.detach().double()
-    return float((have - want).abs().max() / want.abs().max().clamp_min(1e-30))
-
-
-def check_equal_step(library: Library, plain: Any, fast: Any, x: Tensor, **dead: Any) -> None:
-    """Losses, results and every gradient of one forward and backward pass."""
-    want_loss, want = library.loss(plain, x, **dead)
-    loss, found = library.loss(fast, x, **dead)
-    assert error(loss, want_loss) <= FORWARD
-    for name, tensor in want.items():
-        assert tensor.shape == found[name].shape and tensor.dtype == found[name].dtype
-        assert error(found[name], tensor) <= FORWARD, name
-    want_loss.backward()
-    loss.backward()
-    for (name, theirs), ours in zip(plain.named_parameters(), fast.parameters(), strict=True):
-        assert (theirs.grad is None) == (ours.grad is None), name
-        if theirs.grad is not None:
-            assert error(ours.grad, theirs.grad) <= FORWARD, f"gradient of {name}"

@@ -14,7 +14,8 @@ from safetensors.torch import save
 import revelio_fast as rf
 from revelio_fast.interop.accelerate.base import Accelerated
 from revelio_fast.interop.accelerate.lazy import LazyTensor
-from tests.interop.accelerated_libraries import FORWARD, LIBRARIES, TRAINED, VARIANTS, N, check_equal_step, error, rows
+from tests.interop.accelerated_checks import FORWARD, TRAINED, VARIANTS, check_equal_step, error
+from tests.interop.accelerated_libraries import LIBRARIES, N, rows
 
 
 @pytest.fixture(params=VARIANTS)

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 import revelio_fast as rf
+from bench.peers.packages import SAELENS
 from revelio_fast.interop.accelerate.lazy import LazyTensor, Source
+from tests.interop.accelerated_checks import FORWARD, TRAINED, VARIANTS, check_equal_step, error
 from tests.interop.accelerated_libraries import (
-    FORWARD,
     LIBRARIES,
-    VARIANTS,
     N,
     authors,
-    check_equal_step,
+    dictionary_learning,
     dictionary_learning_train,
-    error,
+    require,
     rows,
     saelens,
     saelens_loss,
@@ -40,6 +40,31 @@ def test_its_trainer_makes_no_dense_tensor(name, monkeypatch):
     train = {"dictionary_learning": lambda *a: dictionary_learning_train(*a, dead_after=10**6)}.get(name, library.train)
     train(model, lambda model, optimizer: rf.accelerate(model))
     assert not filled
+
+
+@pytest.mark.parametrize("fuse", [False, True], ids=["own-adam", "fused-adam"])
+def test_dictionary_learning_trainer_with_dead_latents(fuse, monkeypatch):
+    plain, fast = dictionary_learning(), dictionary_learning()
+    want = dictionary_learning_train(plain, lambda *_: None, dead_after=100)
+    trainers = []
+
+    def start(trainer, optimizer):
+        trainers.append(trainer)
+        report = rf.accelerate(trainer, optimizer=optimizer if fuse else None)
+        assert report.replaced == ("encode", "decode", "get_auxiliary_loss")
+
+    monkeypatch.setattr(Source, "dense", lambda source: pytest.fail("a dense tensor was filled"))
+    found = dictionary_learning_train(fast, start, dead_after=100, whole=True)
+    monkeypatch.undo()
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(want), rtol=TRAINED, atol=0)
+    for (name, theirs), ours in zip(plain.named_parameters(), fast.parameters(), strict=True):
+        assert error(ours, theirs) <= TRAINED, name
+    (trainer,) = trainers
+    assert trainer.dead_features > 12 and float(trainer.pre_norm_auxk_loss) > 0
+    with pytest.raises(ValueError, match="accelerated already"):
+        rf.accelerate(trainer)
+    rf.restore(trainer)
+    assert type(trainer).__name__ == "TopKTrainer" and type(fast) is type(plain)
 
 
 def test_the_authors_second_result_is_the_code_on_request():
@@ -132,7 +157,7 @@ def test_saelens_takes_rows_of_any_leading_shape():
 
 
 def test_saelens_inference_class_and_its_cache_of_hooks():
-    import sae_lens
+    sae_lens = require(SAELENS)
 
     config = sae_lens.TopKSAEConfig(d_in=24, d_sae=N, k=4)
     plain = sae_lens.TopKSAE(config)

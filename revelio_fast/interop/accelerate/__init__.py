@@ -13,7 +13,12 @@ from torch import nn
 
 from revelio_fast.interop.accelerate import optimizer as adam
 from revelio_fast.interop.accelerate.base import Accelerated, KnownBug, Settings, give_back, take_over
-from revelio_fast.interop.accelerate.dictionary_learning import DictionaryLearning
+from revelio_fast.interop.accelerate.dictionary_learning import (
+    AcceleratedTrainer,
+    DictionaryLearning,
+    is_trainer,
+    take_over_trainer,
+)
 from revelio_fast.interop.accelerate.official import Official
 from revelio_fast.interop.accelerate.overcomplete import Overcomplete
 from revelio_fast.interop.accelerate.saelens import SAELensInference, SAELensTraining
@@ -62,7 +67,7 @@ class Acceleration(NamedTuple):
 
 
 def accelerate(
-    model: nn.Module,
+    model: Any,
     *,
     fix_known_bugs: bool = False,
     optimizer: torch.optim.Optimizer | None = None,
@@ -77,7 +82,8 @@ def accelerate(
     Parameters
     ----------
     model : Module
-        In float32, on a CPU or a CUDA device.
+        In float32, on a CPU or a CUDA device. dictionary_learning keeps its auxiliary loss in its `TopKTrainer`, which
+        is taken, too, and accelerated with its model.
     fix_known_bugs : bool
         Compute what the library means where it is known to compute something else; the result lists these places.
     optimizer : torch.optim.Adam, optional
@@ -101,6 +107,10 @@ def accelerate(
     >>> rf.restore(sae)                       # doctest: +SKIP
     """
     checks.choice("precision", precision, PRECISIONS)
+    if is_trainer(model):
+        report = accelerate(model.ae, fix_known_bugs=fix_known_bugs, optimizer=optimizer, precision=precision)
+        take_over_trainer(model)
+        return report._replace(replaced=(*report.replaced, "get_auxiliary_loss"))
     mixin, version = _mixin(model)
     reason = _refusal(model, mixin)
     if reason:
@@ -115,7 +125,7 @@ def accelerate(
     )
 
 
-def restore(model: nn.Module) -> None:
+def restore(model: Any) -> None:
     """Give an accelerated model its own class back, its parameters their strides, and its optimiser its own steps.
 
     Raises
@@ -123,6 +133,10 @@ def restore(model: nn.Module) -> None:
     ValueError
         If the model is not accelerated.
     """
+    if isinstance(model, AcceleratedTrainer):
+        restore(model.ae)
+        model.__class__ = model._original_class
+        return
     if not isinstance(model, Accelerated):
         raise ValueError(f"this {type(model).__name__} is not accelerated: restore takes what accelerate was given")
     give_back(model)
@@ -131,7 +145,7 @@ def restore(model: nn.Module) -> None:
 
 def _mixin(model: object) -> tuple[type[Accelerated], str]:
     """The library of a model and its version."""
-    if isinstance(model, Accelerated):
+    if isinstance(model, Accelerated | AcceleratedTrainer):
         raise ValueError(f"this {type(model).__name__} is accelerated already: restore it first to change how")
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         raise ValueError("accelerate the model before it is wrapped: accelerate(model), then wrap it")

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from revelio_fast import ops
-from revelio_fast.interop.accelerate.base import Accelerated
-from revelio_fast.interop.accelerate.lazy import carried, computed_when_read
+from revelio_fast.interop.accelerate.base import Accelerated, zeros
+from revelio_fast.interop.accelerate.lazy import carried, carry, computed_when_read
 from revelio_fast.interop.accelerate.sparse import Encoder
 
 
 class DictionaryLearning(Accelerated):
-    """`AutoEncoderTopK`. The AuxK loss is its trainer's: once latents are dead it reads the dense pre-activations."""
+    """`AutoEncoderTopK`. The AuxK loss is its trainer's; see `AcceleratedTrainer`."""
 
     library, package, distribution = "dictionary_learning", "dictionary_learning", "dictionary-learning"
     versions = ("0.1.",)
@@ -51,10 +51,49 @@ class DictionaryLearning(Accelerated):
         inputs = (x, W_enc, encoder.b_enc, self.b_dec)
         post_relu = computed_when_read(compute, inputs, dense.shape, "the fourth result of encode(return_topk=True)")
         values, indices = (part.view(*x.shape[:-1], -1) for part in code)
-        return dense, values, indices, post_relu
+        return dense, values, indices, carry(post_relu, (encoder, rows))
 
     def decode(self, x: Tensor) -> Tensor:
         code = carried(x) if self._runs(x) else None
         if code is None:
             return self._original_class.decode(self, x)
         return ops.sparse_decode(code, self._rows("decoder.weight"), self.b_dec).view(*x.shape[:-1], -1)
+
+
+class AcceleratedTrainer:
+    """Methods of a `TopKTrainer` whose auxiliary loss runs on the ops: with its own it reads dense pre-activations."""
+
+    _original_class: ClassVar[Any]
+    ae: Any
+    num_tokens_since_fired: Tensor
+    dead_feature_threshold: int
+    top_k_aux: int
+    dead_features: int
+    pre_norm_auxk_loss: Any
+
+    def get_auxiliary_loss(self, residual_BD: Tensor, post_relu_acts_BF: Tensor) -> Tensor:
+        made_from = carried(post_relu_acts_BF)
+        dead = (self.num_tokens_since_fired >= self.dead_feature_threshold).nonzero().flatten()
+        if made_from is None or len(dead) == 0 or not self.ae._runs(residual_BD):
+            return self._original_class.get_auxiliary_loss(self, residual_BD, post_relu_acts_BF)
+        encoder, rows = made_from
+        self.dead_features = len(dead)
+        code = encoder.encode_among(rows, min(self.top_k_aux, len(dead)), dead)
+        W_dec = self.ae._rows("decoder.weight")
+        rebuilt = ops.sparse_decode(code, W_dec, zeros(W_dec, W_dec.shape[1]))
+        self.pre_norm_auxk_loss = (residual_BD - rebuilt).square().sum(-1).mean()
+        variance = (residual_BD - residual_BD.mean(0)).square().sum(-1).mean()
+        return (self.pre_norm_auxk_loss / variance).nan_to_num(0.0)
+
+
+def is_trainer(model: object) -> bool:
+    """Whether this is a `TopKTrainer`, with the auxiliary loss of its library, and not of a subclass."""
+    cls = type(model)
+    return cls.__module__.endswith("dictionary_learning.trainers.top_k") and cls.__name__ == "TopKTrainer"
+
+
+def take_over_trainer(trainer: Any) -> None:
+    """Let a trainer's auxiliary loss run on the ops."""
+    original = type(trainer)
+    body = {"_original_class": original, "get_auxiliary_loss": AcceleratedTrainer.get_auxiliary_loss}
+    trainer.__class__ = type(f"Accelerated{original.__name__}", (original, AcceleratedTrainer), body)
