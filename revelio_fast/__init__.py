@@ -25,6 +25,7 @@ _WHERE = {
     "KSAEResult": "revelio_fast.ksae",
     "train_ksae": "revelio_fast.ksae",
     "load_sae": "revelio_fast.interop",
+    "ExtractConfig": "revelio_fast.features",
     "FeatureExtractor": "revelio_fast.features",
     "prompts": "revelio_fast.models.prompts",
     "extract_to_store": "revelio_fast.features",

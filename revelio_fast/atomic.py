@@ -83,7 +83,9 @@ def _temporary_folder(target: Path) -> Iterator[Path]:
 def _claimed(folder: Path) -> tuple[Path, FolderLock] | None:
     """Make `folder`, or empty what a killed writer left there, and lock it; None where another writer uses it."""
     while True:
-        folder.mkdir(exist_ok=True)
+        # not exist_ok=True: it raises for a folder that vanishes while mkdir looks at it
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
         try:
             lock = FolderLock(folder)
         except BlockingIOError:

@@ -97,13 +97,13 @@ class Comparison:
         labels = {**self.train.labels, **self.test.labels}
         return self.prompt_file("true.csv", {image_id: prompts[label] for image_id, label in labels.items()})
 
-    def maps(self, layer: str, prompt: str | Prompts, folder: str, variants: int = 0) -> tuple[MapStore, MapStore]:
+    def maps(self, layer: str, prompt: str | Prompts, folder: str, num_crops: int = 0) -> tuple[MapStore, MapStore]:
         """Cached maps of both halves."""
         extractor = FeatureExtractor.from_pretrained(mini_sd_path(), [layer], [TIMESTEP], prompt)
-        crops = RandomCrops(extractor.image_size, mirror=False)
+        crops = RandomCrops(extractor.image_size, hflip=False)
         options: dict[str, Any] = {"batch_size": BATCH, "progress": False}
         train = extract_maps(
-            extractor, self.train, self.work / folder / "train", variants=variants, crops=crops, **options
+            extractor, self.train, self.work / folder / "train", num_crops=num_crops, crops=crops, **options
         )
         test = extract_maps(extractor, self.test, self.work / folder / "test", **options)
         return train[layer, TIMESTEP], test[layer, TIMESTEP]
@@ -146,7 +146,7 @@ class Comparison:
     def run(self) -> None:
         """All classifiers."""
         named = self.zero_shot()
-        train, test = self.maps(LAYER, "", "empty", variants=4)
+        train, test = self.maps(LAYER, "", "empty", num_crops=4)
         self.probe(train, test)
         self.cached("SD features", "bottleneck", *self.maps("bottleneck", "", "bottleneck"), EMPTY)
         self.cached("Diff-C, 4 cached crops of each image", "empty", train, test, EMPTY)

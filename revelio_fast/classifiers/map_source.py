@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from revelio_fast import seeds
 from revelio_fast.store import ActivationStore, Background
 
 Maps = Tensor | ActivationStore
@@ -104,9 +105,11 @@ class CachedMaps:
 
     def batches(self, rows: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
         """See `MapSource.batches`."""
-        starts = torch.randint(len(self._variants), self.labels.shape, generator=_generator(self._seed, -1))
+        starts = torch.randint(
+            len(self._variants), self.labels.shape, generator=seeds.generator(self._seed, "maps.variant")
+        )
         variants = (starts + epoch) % len(self._variants)
-        mirrored = torch.rand(len(self.labels), generator=_generator(self._seed, epoch)) < 0.5
+        mirrored = torch.rand(len(self.labels), generator=seeds.generator(self._seed, "maps.mirror", epoch)) < 0.5
 
         def batch_of(places: Tensor) -> Tensor:
             maps = self._gather(self._rows[places], variants[places])
@@ -158,7 +161,3 @@ def epoch_batches(n: int, batch_size: int, generator: torch.Generator) -> list[T
         last = batches.pop()
         batches[-1] = torch.cat([batches[-1], last])
     return batches
-
-
-def _generator(seed: int, epoch: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed * 1_000_003 + epoch + 1)

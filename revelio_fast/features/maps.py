@@ -14,6 +14,7 @@ from revelio_fast.data.crops import RandomCrops
 from revelio_fast.features.extractor import FeatureExtractor, Key
 from revelio_fast.features.skipped import write_skipped
 from revelio_fast.features.to_store import image_prompts, layer_folder, layer_metadata, remove_stores, write_stores
+from revelio_fast.renamed import renamed
 from revelio_fast.store import ActivationStore, StoreError
 from revelio_fast.store.manifest import Manifest
 
@@ -43,7 +44,7 @@ class MapStore(ActivationStore):
         return self.features(dtype=None)
 
     def variants(self) -> list[MapStore]:
-        """The stores of random crops that `extract_maps` wrote with `variants`, in order; empty if there are none.
+        """The stores of random crops that `extract_maps` wrote with `num_crops`, in order; empty if there are none.
 
         Raises
         ------
@@ -60,6 +61,7 @@ class MapStore(ActivationStore):
         return found
 
 
+@renamed(variants="num_crops")
 def extract_maps(
     extractor: FeatureExtractor,
     source: ImageSource | str | os.PathLike[str],
@@ -71,8 +73,9 @@ def extract_maps(
     on_error: str = "stop",
     progress: bool = True,
     resume: bool = True,
-    variants: int = 0,
+    num_crops: int = 0,
     crops: RandomCrops | None = None,
+    workers: int | None = None,
 ) -> dict[Key, MapStore]:
     """Extract full feature maps of a source into ``out_dir/<layer>/t<timestep>/``.
 
@@ -83,8 +86,8 @@ def extract_maps(
     ----------
     shard_rows : int, optional
         Maps of a shard file; as many as fill 64 MiB by default.
-    variants : int
-        So many random crops of every image are extracted too, each with noise of its own, into
+    num_crops : int
+        This many random crops of every image are extracted, too, each with noise of its own, into
         ``<layer>/t<timestep>/variants/<number>/``; training a classifier picks one for each epoch.
     crops : RandomCrops, optional
         How to cut them; at the extractor's image size and with its seed by default.
@@ -105,12 +108,13 @@ def extract_maps(
     shapes = {key: extractor.layer_shapes()[key[0]] for key in folders}
     metadata = {key: layer_metadata(extractor, source, key) for key in folders}
     options: dict[str, Any] = {
-        "batch_size": batch_size, "pool": False, "on_error": on_error, "progress": progress, "prompts": prompts
+        "batch_size": batch_size, "pool": False, "on_error": on_error, "progress": progress, "prompts": prompts,
+        "workers": workers,
     }  # fmt: skip
     write_stores(extractor, source, folders, shapes, metadata, store_dtype, shard_rows, **options)
     write_skipped(Path(out_dir), extractor.skipped)
     crops = crops or RandomCrops(extractor.image_size, seed=extractor.metadata()["seed"])
-    for number in range(variants):
+    for number in range(num_crops):
         where = {key: folder / VARIANTS / f"{number:03}" for key, folder in folders.items()}
         crop = {"crop": {**crops.about(), "draw": number + 1}}
         cropped = {key: _two_up(found) | crop for key, found in metadata.items()}

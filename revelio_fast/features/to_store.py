@@ -72,6 +72,7 @@ def extract_to_store(
     on_error: str = "stop",
     progress: bool = True,
     resume: bool = True,
+    workers: int | None = None,
 ) -> dict[Key, ActivationStore]:
     """Extract the pooled features of a source into ``out_dir/<layer>/t<timestep>/``.
 
@@ -97,6 +98,8 @@ def extract_to_store(
         Show a progress bar.
     resume : bool
         False deletes the stores of these layers and timesteps first.
+    workers : int, optional
+        Threads that decode images; see `FeatureExtractor.stream`.
 
     Returns
     -------
@@ -119,7 +122,7 @@ def extract_to_store(
     metadata = {key: layer_metadata(extractor, source, key) for key in folders}
     write_stores(
         extractor, source, folders, shapes, metadata, store_dtype, shard_rows, batch_size=batch_size,
-        on_error=on_error, progress=progress, prompts=prompts,
+        on_error=on_error, progress=progress, prompts=prompts, workers=workers,
     )  # fmt: skip
     write_skipped(Path(out_dir), extractor.skipped)
     return {key: ActivationStore.open(folder) for key, folder in folders.items()}

@@ -23,16 +23,36 @@ def note_activity(state: TrainingState, code: Code) -> Tensor:
     return active.sum().double() / max(1, code.values.shape[0])
 
 
+LEAST_HELD_OUT = 30  # rows; of fewer, the variance itself is too uncertain for a share of it to say anything
+RELATIVE_ROUNDING = 1e-12  # of the rows' squares; equal float32 rows differ from their mean by less
+
+
+def why_unmeasurable(held_out: HeldOut) -> str | None:
+    """Why the FVU of these rows would mean nothing, or None if it means something."""
+    if held_out.rows < LEAST_HELD_OUT:
+        return (
+            f"the held-out FVU was left out: {held_out.rows} held-out rows are too few to measure a variance, "
+            f"at least {LEAST_HELD_OUT} are needed"
+        )
+    squares = distances = 0.0
+    for block in held_out.blocks():
+        squares += block.double().square().sum().item()
+        distances += (block - held_out.mean.to(block.device)).double().square().sum().item()
+    if distances <= RELATIVE_ROUNDING * squares:
+        return f"the held-out FVU was left out: the {held_out.rows} held-out rows are all the same, without variance"
+    return None
+
+
 @torch.no_grad()
 def held_out_fvu(sae: KSparseAutoencoder, held_out: HeldOut) -> float:
-    """Squared error over all held-out rows, divided by their squared distance from their mean."""
+    """Squared error over all held-out rows, divided by their squared distance from their mean, which is above 0."""
     device = sae.W_enc.device
     mean, error, total = held_out.mean.to(device), 0.0, 0.0
     for block in held_out.blocks():
         x = block.to(device)
         error += (sae.decode(sae.encode(x)) - x).double().square().sum().item()
         total += (x - mean).double().square().sum().item()
-    return error / max(total, 1e-300)
+    return error / total
 
 
 @torch.no_grad()

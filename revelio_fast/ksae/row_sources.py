@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from revelio_fast.progress import tqdm
 from revelio_fast.store.memory import fits_in_memory
 
 BLOCK = 4096  # rows looked at together in a pass over many
@@ -135,10 +135,13 @@ class HeldOut:
     ----------
     mean : Tensor
         ``[d]`` of these rows.
+    rows : int
+        How many there are.
     """
 
     def __init__(self, features: Features, rows: Tensor | None, mean: Tensor) -> None:
         self._features, self._rows, self.mean = features, rows, mean
+        self.rows = features.rows if rows is None else len(rows)
 
     def blocks(self) -> Iterator[Tensor]:
         """The rows in rising order, some thousands at a time, float32."""

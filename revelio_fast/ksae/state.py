@@ -17,6 +17,7 @@ from revelio_fast.atomic import atomic_path, remove_temporaries
 from revelio_fast.ksae.config import KSAEConfig
 from revelio_fast.ksae.model import KSparseAutoencoder
 from revelio_fast.ops import AdamRows, EncoderShadow
+from revelio_fast.renamed import new_names
 
 GENERATIONS = 2
 # Fields that may differ between the first and a later part of one run: they do not change its numbers so far.
@@ -143,7 +144,7 @@ def _crc32(tensor: Tensor) -> int:
 
 
 def _same_run(path: Path, saved: dict[str, Any], config: KSAEConfig) -> None:
-    mine = config.numbers()
+    mine, saved = config.numbers(), new_names(KSAEConfig.__renamed__, saved, lambda *_: None)
     other = [name for name in mine if name not in FREE and saved.get(name) != mine[name]]
     if other:
         name = other[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import statistics
@@ -13,16 +11,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
+from revelio_fast import seeds
+from revelio_fast.atomic import atomic_write_json
+from revelio_fast.csv_text import write_csv
 from revelio_fast.ksae.batches import TrainingRows, training_device
 from revelio_fast.ksae.config import KSAEConfig
-from revelio_fast.ksae.evaluation import held_out_fvu, official_statistics
+from revelio_fast.ksae.evaluation import held_out_fvu, official_statistics, why_unmeasurable
 from revelio_fast.ksae.model import KSparseAutoencoder
 from revelio_fast.ksae.row_sources import StoreLike, given_validation
 from revelio_fast.ksae.state import TrainingState, load_checkpoint, save_checkpoint
 from revelio_fast.ksae.stepper import Stepper
+from revelio_fast.progress import tqdm
 
 
 @dataclass
@@ -34,20 +34,23 @@ class KSAEResult:
     sae : KSparseAutoencoder
     history : dict of str to list of float
         Columns ``step, lr, fvu, l0, dead, aux_loss, holdout_fvu`` (NaN where not measured), one entry per logged step;
-        ``official_l0``, ``official_dead`` and ``official_explained_variance`` with official semantics. `fvu` is that of
-        the batch before its update.
+        ``official_l0``, ``official_dead`` and ``official_explained_variance`` with ``compat="authors"``. `fvu` is that
+        of the batch before its update.
     metrics : dict of str to float
         Final ``fvu`` (mean of the last 10 logged), ``holdout_fvu``, ``l0``, ``dead``, ``steps``, ``rows_seen``, and
         ``seconds`` of this call (not written to disk, so that equal runs leave equal files).
     timing : dict of str to list of float
         Seconds of each step of this call: ``wait`` for its rows, ``step`` with that wait, without evaluations and
         checkpoints. On a GPU: until the work is handed over.
+    notes : list of str
+        What was left out, and why.
     """
 
     sae: KSparseAutoencoder
     history: dict[str, list[float]]
     metrics: dict[str, float]
     timing: dict[str, list[float]]
+    notes: list[str]
 
 
 def train_ksae(
@@ -92,14 +95,17 @@ def train_ksae(
         If a shard cannot be read, names the file.
     """
     config, started = config or KSAEConfig(), time.perf_counter()
-    official = config.semantics == "official"
-    holdout = 0.0 if validation is not None else config.holdout
+    official = config.compat == "authors"
+    val_fraction = 0.0 if validation is not None else config.val_fraction
     rows = TrainingRows(
-        data, config.batch_size, config.seed, holdout, keep_short=official, where=config.data, progress=progress
+        data, config.batch_size, config.seed, val_fraction, keep_short=official, where=config.data, progress=progress
     )
     held_out = rows.held_out
     if validation is not None:
         held_out = given_validation(validation, rows.features.d, config.data, progress=progress)
+    notes = [note] if held_out is not None and (note := why_unmeasurable(held_out)) else []
+    if notes:
+        held_out = None
     state = _initial_state(rows, config, training_device(data, device))
     folder, fingerprint = Path(out_dir) if out_dir is not None else None, rows.fingerprint()
     rows.place(state.rows.W_enc.device)
@@ -156,19 +162,19 @@ def train_ksae(
         _write_history(folder, state)
         _write(folder, state, metrics, config)
     history = {name: [entry[name] for entry in state.history] for name in state.history[0]}
-    return KSAEResult(state.sae, history, metrics | {"seconds": time.perf_counter() - started}, timing)
+    return KSAEResult(state.sae, history, metrics | {"seconds": time.perf_counter() - started}, timing, notes)
 
 
 def _initial_state(rows: TrainingRows, config: KSAEConfig, device: torch.device) -> TrainingState:
     """Seeded weights, and b_pre as the mean of the data (authors: of the first batch)."""
     d = rows.features.d
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seeds.derive(config.seed, "ksae.init"))
         sae = KSparseAutoencoder(d, k=config.k, n_latents=config.latents(d), relu=config.relu)
-        if config.semantics == "official":
+        if config.compat == "authors":
             sae.initialise_as_authors()
     # The batch that gives the authors' b_dec is taken from their loader: training begins with the next one.
-    mean = rows.batch(0).mean(0) if config.semantics == "official" else rows.mean
+    mean = rows.batch(0).mean(0) if config.compat == "authors" else rows.mean
     sae.to(device)
     sae.b_pre.data.copy_(mean)
     return TrainingState(sae)
@@ -211,8 +217,4 @@ def _write(folder: Path, state: TrainingState, metrics: dict[str, float], config
 
 
 def _write_history(folder: Path, state: TrainingState) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(state.history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(state.history)
-    atomic_write_bytes(folder / "history.csv", text.getvalue().encode())
+    write_csv(folder / "history.csv", list(state.history[0]), [list(entry.values()) for entry in state.history])

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from revelio_fast.ops.cpu import native
+from revelio_fast.ops import cpu_runtime
 from revelio_fast.store.checks import DTYPES, FIX, StoreError
 from revelio_fast.store.manifest import Manifest
 from revelio_fast.store.shard_index import ShardIndex
@@ -25,7 +25,7 @@ class PositionedRows:
     """Reads rows ``[r, *row_shape]`` in the stored dtype; memory and open files do not grow with the store.
 
     The rows of one request are read in the order of the files, neighbours together, and all of them are announced to
-    the disk before the first is waited for. By csrc/cpu/read_rows.cpp, without a Python call per row; where the
+    the disk before the first is waited for. By csrc/store/read_rows.cpp, without a Python call per row; where the
     extension is not built, by a loop here.
 
     A block of rows is compared with its checksum when the first of them is read: from the rows asked for where they
@@ -83,11 +83,13 @@ class PositionedRows:
 
     def _read(self, ordered: Tensor, places: Tensor, out: Tensor) -> tuple[int, int]:
         """Fill `out`; the shard that could not be read and why: errno, or -1 where it ended too early, or 0."""
-        native_read = getattr(native.load(), "read_rows", None) if not native.unavailable() else None
+        native_read = getattr(cpu_runtime.load(), "read_rows", None) if not cpu_runtime.unavailable() else None
         if native_read is None:
             return self._read_one_by_one(ordered, places, out)
-        tensors = (self._bases, self._starts, ordered, places, out)
-        return native_read(self._paths, *(tensor.data_ptr() for tensor in tensors), len(ordered), self._row_bytes)
+        return native_read(
+            self._paths, bases=self._bases, starts=self._starts, rows=ordered, places=places, out=out,
+            count=len(ordered), row_bytes=self._row_bytes,
+        )  # fmt: skip
 
     def _read_one_by_one(self, ordered: Tensor, places: Tensor, out: Tensor) -> tuple[int, int]:
         """As `_read`, in Python, with one file open at a time."""

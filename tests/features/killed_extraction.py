@@ -24,15 +24,15 @@ def run(what: str, model: Path, source: ImageSource, out: Path) -> None:
 
 
 def slowed(source: ImageSource) -> ImageSource:
-    def opener(image_id: int):
+    def opener(position: int) -> bytes:
         time.sleep(0.15)
-        return source.item(image_id).load()
+        return Path(source[position].path).read_bytes()
 
     return ImageSource(
         source.name,
-        source.image_ids,
+        source.names,
         list(source.labels.values()),
-        lambda image_id: source.item(image_id).path,
+        lambda position: source[position].path,
         opener,
         source.class_names,
     )

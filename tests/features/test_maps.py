@@ -29,7 +29,7 @@ def test_maps_are_those_of_the_stream(
         expected = torch.cat([batch.features[key] for batch in batches]).to(dtype)
         assert store.maps.dtype == dtype
         assert torch.equal(store.maps, expected)
-        assert store.image_ids.tolist() == list(range(11))
+        assert store.image_ids.tolist() == open_source(class_folder).image_ids
         assert store.labels.tolist() == [0] * 5 + [1] * 6
         assert (store.metadata["layer"], store.metadata["timestep"]) == key
         assert tuple(store.maps.shape[1:]) == extractor.layer_shapes()[key[0]]

@@ -41,11 +41,11 @@ def run(config: KSAEConfig, *, skip: bool, cut: int | None = None) -> tuple[Trai
     return state, losses, settled
 
 
-@pytest.mark.parametrize("semantics", ["paper", "official"])
+@pytest.mark.parametrize("compat", ["paper", "authors"])
 @pytest.mark.parametrize("aux_k", [0, 4])
 @pytest.mark.parametrize("cut", [None, 130])
-def test_skipping_changes_no_bit(semantics, aux_k, cut):
-    config = KSAEConfig(k=4, n_latents=N, steps=STEPS, batch_size=100, lr=1e-3, semantics=semantics, aux_k=aux_k)
+def test_skipping_changes_no_bit(compat, aux_k, cut):
+    config = KSAEConfig(k=4, n_latents=N, steps=STEPS, batch_size=100, lr=1e-3, compat=compat, aux_k=aux_k)
     want, losses, none = run(config, skip=False)
     state, same, settled = run(config, skip=True, cut=cut)
     assert same == losses and not any(none)

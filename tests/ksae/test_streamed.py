@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from revelio_fast import ActivationStore, KSAEConfig, train_ksae
+from revelio_fast import ActivationStore, KSAEConfig, seeds, train_ksae
 from revelio_fast.ksae import batches
 from revelio_fast.ksae.batches import TrainingRows
 from revelio_fast.ksae.row_sources import Features
@@ -32,7 +32,7 @@ def stored(folder, count=330, dtype=torch.bfloat16, **changes):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("changes", [{}, {"semantics": "official"}, {"holdout": 0.0}, {"aux_k": 4, "dead_after": 100}])
+@pytest.mark.parametrize("changes", [{}, {"compat": "authors"}, {"val_fraction": 0.0}, {"aux_k": 4, "dead_after": 100}])
 def test_the_same_files_from_disk_memory_and_a_tensor(tmp_path, dtype, changes):
     store = stored(tmp_path, dtype=dtype)
     x = store.features()
@@ -48,19 +48,18 @@ def test_the_same_files_from_disk_memory_and_a_tensor(tmp_path, dtype, changes):
 
 
 def test_batches_are_those_of_whole_permutations():
-    """The rows that runs of older versions saw: two int64 permutations, the second of the sorted training rows."""
+    """Two permutations, each from a stream of its own: which rows are held out, and the order of the others."""
     x = torch.arange(1003.0)[:, None]
     for holdout, keep_short in ((0.05, False), (0.3, True), (0.0, False)):
         got = TrainingRows(x, 100, 5, holdout, keep_short=keep_short)
-        order = torch.randperm(1003, generator=torch.Generator().manual_seed(5))
+        order = torch.randperm(1003, generator=seeds.generator(5, "ksae.holdout"))
         held = round(1003 * holdout)
         training = order[held:].sort().values
         assert torch.equal(got.apart, order[:held].sort().values)
         for step in range(25):
             epoch, place = divmod(step, got.batches_per_epoch)
-            shuffled = training[
-                torch.randperm(len(training), generator=torch.Generator().manual_seed(1_000_003 * 6 + epoch))
-            ]
+            order = torch.randperm(len(training), generator=seeds.generator(5, "ksae.shuffle", epoch))
+            shuffled = training[order]
             assert torch.equal(got.batch(step), x[shuffled[place * 100 : (place + 1) * 100]])
 
 

@@ -123,9 +123,9 @@ def test_operator_contract(backend):
     p, code = problem(4, 8, 20, 3), random_code(4, 20, 3)
     arguments = (*rows_of(p), p.x, *code, torch.randn(4, 8), *invert_code(code, 20))
     constants = (1, LR, 0.9, 0.999, 1e-8, False, True, True, None, 0)
-    torch.library.opcheck(torch.ops.revelio_fast.adam_unit_norm_step_, (*arguments, *constants))
-    marks = {"settled": torch.zeros(20, dtype=torch.uint8)}
-    torch.library.opcheck(torch.ops.revelio_fast.adam_unit_norm_step_, (*arguments, *constants), marks)
+    shadow, marks = EncoderShadow.of(p.W_enc), torch.zeros(20, dtype=torch.uint8)
+    for optional in ((None,) * 5, (*shadow, torch.tensor(adam_scalars(1, LR)), marks)):
+        torch.library.opcheck(torch.ops.revelio_fast.adam_unit_norm_step_, (*arguments, *constants, *optional))
 
 
 def test_compiles_without_graph_breaks(backend):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from revelio_fast.ops.cpu import native
+from revelio_fast.ops import cpu_runtime
 from revelio_fast.store import ActivationStore, StoreError, positioned
 from revelio_fast.store.checks import unreadable
 
@@ -72,7 +72,7 @@ def test_altered_features_are_never_used(store, where, rows):
 @pytest.mark.parametrize("way", ["extension", "python"])
 def test_a_block_is_compared_once(store, way, monkeypatch):
     if way == "python":
-        monkeypatch.setattr(native, "unavailable", lambda: "not built")
+        monkeypatch.setattr(cpu_runtime, "unavailable", lambda: "not built")
     compared = []
     real = zlib.crc32
 
@@ -143,7 +143,7 @@ def test_good_data_is_never_to_be_deleted(store, number, monkeypatch):
     def failing(*arguments):
         raise OSError(number, os.strerror(number), str(arguments[0]))
 
-    monkeypatch.setattr(native, "unavailable", lambda: "not built")
+    monkeypatch.setattr(cpu_runtime, "unavailable", lambda: "not built")
     monkeypatch.setattr(positioned.os, "open", failing)
     with pytest.raises(StoreError, match=os.strerror(number)) as caught:
         store.read(torch.arange(3))
