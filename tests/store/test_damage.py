@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,58 @@ def test_any_altered_manifest_is_noticed(store):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(StoreError, match=r"manifest.json"):
             ActivationStore.open(store)
+
+
+def mutated(files: dict[str, bytes], rng: random.Random) -> dict[str, bytes | None]:
+    """The files with one random fault: bits, bytes, pieces, lengths, files exchanged, doubled or gone."""
+    changed: dict[str, bytes | None] = dict(files)
+    name, other = rng.choice(list(files)), rng.choice(list(files))
+    data = bytearray(files[name])
+    at, length = rng.randrange(len(data)), rng.randrange(1, 40)
+    match rng.randrange(8):
+        case 0:
+            data[at] ^= 1 << rng.randrange(8)
+        case 1:
+            data[at : at + length] = rng.randbytes(length)
+        case 2:
+            del data[at : at + length]
+        case 3:
+            data[at:at] = rng.randbytes(length)
+        case 4:
+            data[at : at + length] = bytes(length)
+        case 5:
+            del data[at:]
+        case 6:
+            changed[other], data = files[name], bytearray(files[other])
+        case 7:
+            return changed | {name: None}
+    return changed | {name: bytes(data)}
+
+
+@pytest.mark.parametrize("row_shape", [(700,), (3, 4, 5)])
+def test_no_damage_is_used_silently(tmp_path, row_shape):
+    """Finding 2: of 90 damaged row stores 23 were read as if nothing were wrong, of 80 map stores 18."""
+    path, features = tmp_path / "s", torch.randn(40, *row_shape)
+    with ActivationStore.create(path, row_shape, shard_rows=15, layer="up_ft1") as writer:
+        writer.append(features, torch.arange(40), torch.arange(40) % 3, [f"{i}.png" for i in range(40)])
+    whole = {file.name: file.read_bytes() for file in path.iterdir()}
+    rng, noticed = random.Random(0), 0
+    for _ in range(400):
+        for name, data in mutated(whole, rng).items():
+            (path / name).unlink(missing_ok=True)
+            if data is not None:
+                (path / name).write_bytes(data)
+        try:
+            store = ActivationStore.open(path)
+            found = store.read(torch.arange(40))
+        except StoreError as error:
+            assert str(path) in str(error)
+            noticed += 1
+        else:
+            assert torch.equal(found, features) and store.metadata == {"layer": "up_ft1"}
+            assert store.image_ids.tolist() == list(range(40)) and store.names == [f"{i}.png" for i in range(40)]
+            assert store.labels.tolist() == [i % 3 for i in range(40)]
+    assert noticed > 350
 
 
 def test_missing_shard(store):
