@@ -9,8 +9,8 @@ from torch import Tensor
 
 from revelio_fast import ops
 from revelio_fast.ksae.config import KSAEConfig
-from revelio_fast.ksae.model import fvu
 from revelio_fast.ksae.state import TrainingState
+from revelio_fast.ksae.sums import mean_rows, squared_distance, sum_all
 
 
 class StepResult(NamedTuple):
@@ -53,15 +53,16 @@ def fused_step(
         x, rows.W_enc, rows.b_enc, rows.b_pre, sae.k, relu=sae.relu, precision=config.precision, shadow=state.shadow
     )
     residual, squares = ops.sparse_residual(code, rows.W_dec, rows.b_pre, x)
-    variance = (x - x.mean(0)).square().sum().clamp_min(torch.finfo(x.dtype).tiny)
-    error_squares = squares.sum()
+    tiny = torch.finfo(x.dtype).tiny
+    variance = squared_distance(x, mean_rows(x)).clamp_min(tiny)
+    error_squares = sum_all(squares)
     loss = error_squares / variance
     both, grad_aux, aux_loss = code, None, x.new_zeros(())
     if dead is not None:
         aux = _aux_code(x, rows, dead, config, sae.relu)
         error, aux_squares = ops.sparse_residual(aux, rows.W_dec, torch.zeros_like(rows.b_pre), -residual)
-        scale = error_squares.clamp_min(torch.finfo(x.dtype).tiny)
-        aux_loss = aux_squares.sum() / scale
+        scale = error_squares.clamp_min(tiny)
+        aux_loss = sum_all(aux_squares) / scale
         grad_aux = error * (2 * config.aux_coefficient / scale)
         both = ops.Code(torch.cat([code.values, aux.values], 1), torch.cat([code.indices, aux.indices], 1))
     ops.adam_unit_norm_step_(
@@ -88,13 +89,15 @@ def autograd_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Ten
     parameters = [sae.W_enc, sae.W_dec, sae.b_enc, sae.b_pre]
     code = sae.encode(x, precision=config.precision)
     x_hat = sae.decode(code)
-    loss, aux_loss = fvu(x, x_hat), x.new_zeros(())
+    tiny = torch.finfo(x.dtype).tiny
+    variance = squared_distance(x, mean_rows(x)).clamp_min(tiny)
+    loss, aux_loss = sum_all((x_hat - x).square()) / variance, x.new_zeros(())
     if dead is not None:
         live = rows._replace(W_enc=sae.W_enc, b_enc=sae.b_enc, b_pre=sae.b_pre)
         aux = _aux_code(x, live, dead, config, sae.relu)
         missing = (x - x_hat).detach()
         error = ops.sparse_decode(aux, sae.W_dec, torch.zeros_like(rows.b_pre)) - missing
-        aux_loss = error.square().sum() / missing.square().sum().clamp_min(torch.finfo(x.dtype).tiny)
+        aux_loss = sum_all(error.square()) / sum_all(missing.square()).clamp_min(tiny)
     for parameter in parameters:
         parameter.grad = None
     (loss + config.aux_coefficient * aux_loss).backward()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from revelio_fast import ops
 from revelio_fast.ksae.model import KSparseAutoencoder
 from revelio_fast.ksae.row_sources import HeldOut
 from revelio_fast.ksae.state import TrainingState
+from revelio_fast.ksae.sums import mean_rows, squared_distance, sum_all
 from revelio_fast.ops import Code
 
 
@@ -30,8 +32,9 @@ def held_out_fvu(sae: KSparseAutoencoder, held_out: HeldOut) -> float:
     mean, error, total = held_out.mean.to(device), 0.0, 0.0
     for block in held_out.blocks():
         x = block.to(device)
-        error += (sae.decode(sae.encode(x)) - x).double().square().sum().item()
-        total += (x - mean).double().square().sum().item()
+        squares = ops.sparse_residual(sae.encode(x), sae.W_dec, sae.b_pre, x).squares
+        error += sum_all(squares.double()).item()
+        total += squared_distance(x.double(), mean.double()).item()
     return error / max(total, 1e-300)
 
 
@@ -45,9 +48,9 @@ def official_statistics(sae: KSparseAutoencoder, x: Tensor) -> dict[str, float]:
     for rows in centred.split(max(1, 2**26 // sae.n_latents)):
         active += (torch.addmm(sae.b_enc, rows, sae.W_enc.T) > 0).sum(0)
     share = active.double() / x.shape[0]
-    error = (sae.decode(sae.encode(x)) - x).square().sum(1)
+    error, length = (sae.decode(sae.encode(x)) - x).square().sum(1), x.square().sum(1)
     return {
         "official_l0": share.sum().item(),
         "official_dead": float((share < 1e-6).sum()),
-        "official_explained_variance": (1 - error / x.square().sum(1)).mean().item(),
+        "official_explained_variance": mean_rows(1 - error / length).item(),
     }

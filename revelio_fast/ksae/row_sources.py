@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from revelio_fast.ksae.sums import sum_rows
 from revelio_fast.store.memory import available_memory
 
 BLOCK = 4096  # rows looked at together in a pass over many
@@ -120,8 +121,8 @@ class Features:
             others = torch.ones(stop - start, dtype=torch.bool)
             others[apart[first:last] - start] = False
             others = others.to(block.device)
-            sums[0] += block[others].sum(0, dtype=torch.float64)
-            sums[1] += block[~others].sum(0, dtype=torch.float64)
+            sums[0] += sum_rows(block[others].double())
+            sums[1] += sum_rows(block[~others].double())
         counts = sums.new_tensor([[self.rows - len(apart)], [len(apart)]])
         mean, mean_apart = (sums / counts).float()
         return mean, mean_apart

@@ -23,6 +23,7 @@ from revelio_fast.ksae.model import KSparseAutoencoder
 from revelio_fast.ksae.row_sources import StoreLike, given_validation
 from revelio_fast.ksae.state import TrainingState, load_checkpoint, save_checkpoint
 from revelio_fast.ksae.stepper import Stepper
+from revelio_fast.ksae.sums import mean_rows
 
 
 @dataclass
@@ -168,7 +169,7 @@ def _initial_state(rows: TrainingRows, config: KSAEConfig, device: torch.device)
         if config.semantics == "official":
             sae.initialise_as_authors()
     # The batch that gives the authors' b_dec is taken from their loader: training begins with the next one.
-    mean = rows.batch(0).mean(0) if config.semantics == "official" else rows.mean
+    mean = mean_rows(rows.batch(0)) if config.semantics == "official" else rows.mean
     sae.to(device)
     sae.b_pre.data.copy_(mean)
     return TrainingState(sae)
