@@ -10,14 +10,44 @@ ENGINES = ("fused", "autograd")
 SEMANTICS = ("paper", "official")
 PRECISIONS = ("fp32", "fast", "bf16")
 DATA = ("auto", "memory", "disk")
+INITIALISATIONS = ("tied", "scaled", "authors", "data")
+LOSSES = ("fvu", "root_fvu")
+
+# What a recipe sets where the user does not. docs/training.md shows what each was chosen from.
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {
+        "lr": 4e-4,
+        "warmup_steps": 500,
+        "lr_decay": 0.0,
+        "init": "tied",
+        "loss": "fvu",
+        "beta2": 0.999,
+        "aux_k": 0,
+    },
+    "best": {
+        "lr": 4e-3,
+        "warmup_steps": 50,
+        "lr_decay": 0.0,
+        "init": "scaled",
+        "loss": "root_fvu",
+        "beta2": 0.999,
+        "aux_k": 0,
+    },
+}
+BY_RECIPE: Any = None  # the default of a field that the recipe sets; `KSAEConfig` replaces it
 
 
 @dataclass(frozen=True)
 class KSAEConfig:
-    """Settings of `train_ksae`; the defaults are the paper's (section 3 and supplement) where it gives them.
+    """Settings of `train_ksae`; the defaults are the paper's (section 3 and appendix F) where it gives them.
 
     Parameters
     ----------
+    recipe : {"paper", "best"}
+        Where `lr`, `warmup_steps`, `lr_decay`, `init`, `loss`, `beta2` and `aux_k` come from if they are not given.
+        "paper": the paper's values, and the authors' code's where the paper is silent, but for a tied initialisation.
+        "best": what had the lowest held-out FVU on real features; see docs/training.md. The values are filled in at
+        once, so `dataclasses.replace` keeps them.
     k : int
         Active latents per row.
     expansion_factor : int
@@ -28,10 +58,22 @@ class KSAEConfig:
         Optimiser steps (the authors' code: 83,886,080 rows / 8192).
     batch_size : int
         Rows per step. With fewer rows than this, every step takes all of them.
-    lr : float
+    lr : float, optional
         Adam's learning rate after the warm-up.
-    warmup_steps : int
+    warmup_steps : int, optional
         Steps of linear warm-up; constant afterwards.
+    lr_decay : float, optional
+        Share of `steps` at the end over which the learning rate falls linearly to zero. A run with decay cannot be
+        continued with more steps.
+    init : {"tied", "scaled", "authors", "data"}, optional
+        First weights. "tied": random unit decoder rows, the encoder equal to them. "scaled": the same, with the encoder
+        times the one number that minimises the error of the first batch. "authors": the distributions of the authors'
+        code, untied. "data": decoder rows are random training rows with noise, the encoder as for "scaled".
+    loss : {"fvu", "root_fvu"}, optional
+        What is minimised. The gradient of the square root is that of the FVU over twice the root: its size falls less
+        as the fit improves.
+    beta2 : float, optional
+        Adam's second decay rate.
     engine : {"fused", "autograd"}
         "fused": one optimiser sweep over the latents (`ops.adam_unit_norm_step_`). "autograd": `torch.optim.Adam` on
         the differentiable ops. Both compute the same numbers up to rounding.
@@ -48,15 +90,15 @@ class KSAEConfig:
     precision : {"fast", "fp32", "bf16"}
         Promise of `ops.topk_encode` in training.
     aux_k : int
-        Dead latents that rebuild the residual in the AuxK loss (Gao et al. 2024); 0 switches it off.
+        Dead latents that rebuild the residual in the AuxK loss (Gao et al. 2024); 0 switches it off. By the recipe.
     aux_coefficient : float
         Weight of that loss.
     dead_after : int, optional
         A latent is dead after so many rows without being active; default: twice the data, at least 10 batches and at
-        most 10 million.
-    holdout : float
+        most 10 million, and with AuxK at most 50 batches, so that it begins in short runs too.
+    holdout : float, optional
         Share of the rows that is kept out of training to measure the held-out FVU, where no `validation` is given; at
-        most 65,536 rows.
+        most 65,536 rows, and none where it would be fewer than 10. Default: 0.05, with official semantics 0.
     log_every, eval_every, checkpoint_every : int
         Steps between history rows, held-out evaluations and checkpoints.
     data : {"auto", "memory", "disk"}
@@ -64,28 +106,37 @@ class KSAEConfig:
         that takes at most a third of the free memory. The numbers are the same bits.
     """
 
+    recipe: str = "paper"
     k: int = 32
     expansion_factor: int = 64
     n_latents: int | None = None
     steps: int = 10_240
     batch_size: int = 8192
-    lr: float = 4e-4
-    warmup_steps: int = 500
+    lr: float = BY_RECIPE
+    warmup_steps: int = BY_RECIPE
+    lr_decay: float = BY_RECIPE
+    init: str = BY_RECIPE
+    loss: str = BY_RECIPE
+    beta2: float = BY_RECIPE
     engine: str = "fused"
     semantics: str = "paper"
     seed: int = 0
     relu: bool = False
     precision: str = "fast"
-    aux_k: int = 0
+    aux_k: int = BY_RECIPE
     aux_coefficient: float = 1 / 32
     dead_after: int | None = None
-    holdout: float = 0.05
+    holdout: float = BY_RECIPE
     log_every: int = 20
     eval_every: int = 200
     checkpoint_every: int = 1000
     data: str = "auto"
 
     def __post_init__(self) -> None:
+        for name, allowed in (("recipe", tuple(RECIPES)), ("semantics", SEMANTICS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        self._fill_in()
         whole = ("k", "expansion_factor", "steps", "batch_size", "log_every", "eval_every", "checkpoint_every")
         for name in whole:
             _whole(name, getattr(self, name), 1)
@@ -104,10 +155,31 @@ class KSAEConfig:
             raise ValueError(f"aux_coefficient must be a number of at least 0, got {self.aux_coefficient!r}")
         if not (isinstance(self.holdout, int | float) and 0 <= self.holdout < 1):
             raise ValueError(f"holdout must be a share in [0, 1), got {self.holdout!r}")
-        choices = (("engine", ENGINES), ("semantics", SEMANTICS), ("precision", PRECISIONS), ("data", DATA))
+        for name in ("lr_decay", "beta2"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and 0 <= value < 1):
+                raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+        choices = (
+            ("engine", ENGINES), ("precision", PRECISIONS), ("data", DATA), ("init", INITIALISATIONS), ("loss", LOSSES)
+        )  # fmt: skip
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+
+    def _fill_in(self) -> None:
+        """Give the fields that were left to the recipe their values."""
+        official = self.semantics == "official"
+        if official and self.recipe != "paper":
+            raise ValueError(
+                f"recipe={self.recipe!r} and semantics='official' contradict each other: leave one of the two out, and "
+                "give the fields that you want to change"
+            )
+        values = RECIPES[self.recipe] | {"holdout": 0.0 if official else 0.05}
+        if official:
+            values["init"] = "authors"
+        for name, value in values.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
     def numbers(self) -> dict[str, Any]:
         """The settings that a run's numbers follow from, by name: all but where its rows are taken from."""
@@ -123,7 +195,15 @@ class KSAEConfig:
     def lr_at(self, step: int) -> float:
         """Learning rate of the step with this number, counted from 1."""
         ahead = 1 if self.semantics == "official" else 0
-        return self.lr * min(1.0, (step + ahead) / max(1, self.warmup_steps))
+        lr = self.lr * min(1.0, (step + ahead) / max(1, self.warmup_steps))
+        return lr * min(1.0, (self.steps - step + 1) / (self.lr_decay * self.steps)) if self.lr_decay else lr
+
+    def dead_rows(self, batch_size: int, rows: int) -> int:
+        """Rows without being active after which a latent is dead, for batches of this size from so many rows."""
+        if self.dead_after is not None:
+            return self.dead_after
+        most = min(10_000_000, 50 * batch_size) if self.aux_k else 10_000_000
+        return min(most, max(10 * batch_size, 2 * rows))
 
 
 def _whole(name: str, value: object, low: int) -> None:

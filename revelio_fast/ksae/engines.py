@@ -57,21 +57,22 @@ def fused_step(
     variance = squared_distance(x, mean_rows(x)).clamp_min(tiny)
     error_squares = sum_all(squares)
     loss = error_squares / variance
-    both, grad_aux, aux_loss = code, None, x.new_zeros(())
+    both, grad_aux, aux_loss, slope = code, None, x.new_zeros(()), _slope(loss, config)
     if dead is not None:
         aux = _aux_code(x, rows, dead, config, sae.relu)
         error, aux_squares = ops.sparse_residual(aux, rows.W_dec, torch.zeros_like(rows.b_pre), -residual)
         scale = error_squares.clamp_min(tiny)
         aux_loss = sum_all(aux_squares) / scale
-        grad_aux = error * (2 * config.aux_coefficient / scale)
+        grad_aux = error * (slope * (2 * config.aux_coefficient / scale))
         both = ops.Code(torch.cat([code.values, aux.values], 1), torch.cat([code.indices, aux.indices], 1))
     ops.adam_unit_norm_step_(
         rows,
         x,
         both,
-        residual * (2 / variance),
+        residual * (slope * (2 / variance)),
         step=number,
         lr=config.lr_at(number),
+        beta2=config.beta2,
         relu=sae.relu,
         unit_norm=config.semantics == "paper",
         grad_aux=grad_aux,
@@ -100,8 +101,8 @@ def autograd_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Ten
         aux_loss = sum_all(error.square()) / sum_all(missing.square()).clamp_min(tiny)
     for parameter in parameters:
         parameter.grad = None
-    (loss + config.aux_coefficient * aux_loss).backward()
-    optimiser = torch.optim.Adam(parameters, lr=config.lr_at(number))
+    (_slope(loss.detach(), config) * (loss + config.aux_coefficient * aux_loss)).backward()
+    optimiser = torch.optim.Adam(parameters, lr=config.lr_at(number), betas=(0.9, config.beta2))
     moments = [
         (rows.m_enc, rows.v_enc),
         (rows.m_dec, rows.v_dec),
@@ -121,6 +122,13 @@ def autograd_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Ten
         parameter.grad = None
     detached = ops.Code(code.values.detach(), code.indices)
     return StepResult(detached, loss.detach(), aux_loss.detach())
+
+
+def _slope(loss: Tensor, config: KSAEConfig) -> Tensor:
+    """Derivative of what is minimised by the FVU; the AuxK loss is scaled alike, so that its weight stays."""
+    if config.loss == "root_fvu":
+        return 0.5 * loss.clamp_min(torch.finfo(loss.dtype).eps ** 2).rsqrt()
+    return torch.ones_like(loss)
 
 
 def _aux_code(x: Tensor, rows: ops.AdamRows, dead: Tensor, config: KSAEConfig, relu: bool) -> ops.Code:

@@ -39,18 +39,25 @@ def held_out_fvu(sae: KSparseAutoencoder, held_out: HeldOut) -> float:
 
 
 @torch.no_grad()
-def official_statistics(sae: KSparseAutoencoder, x: Tensor) -> dict[str, float]:
-    """The authors' ``l0`` and ``dead_features``, of ReLU'd pre-activations *before* the top k: about n / 2 and 0.
+def official_statistics(state: TrainingState, x: Tensor, batch_size: int) -> dict[str, float]:
+    """The authors' statistics of the dense pre-activations, *before* the top k, for a batch that is logged.
 
-    ``official_explained_variance`` is their uncentred mean over rows of ``1 - |x_hat - x|^2 / |x|^2``.
+    ``official_l0``: positive pre-activations per row, about n / 2. ``official_dead``: share of the latents whose
+    pre-activation was not zero in less than a millionth of the rows so far, which is 0 but for broken weights; the
+    authors count the rows of all steps, and this the rows of the logged ones, both as `batch_size` per step.
+    ``official_explained_variance``: the uncentred mean over rows of ``1 - |x_hat - x|^2 / |x|^2``.
     """
-    centred, active = x - sae.b_pre, torch.zeros(sae.n_latents, dtype=torch.int64, device=x.device)
+    sae, active = state.sae, state.official_active
+    assert active is not None, "count_official_activity() comes first"
+    centred, positive = x - sae.b_pre, 0
     for rows in centred.split(max(1, 2**26 // sae.n_latents)):
-        active += (torch.addmm(sae.b_enc, rows, sae.W_enc.T) > 0).sum(0)
-    share = active.double() / x.shape[0]
+        scores = torch.addmm(sae.b_enc, rows, sae.W_enc.T)
+        positive += int((scores > 0).sum())
+        active += (scores != 0).sum(0)
+    share = active.double() / (batch_size * (len(state.history) + 1))
     error, length = (sae.decode(sae.encode(x)) - x).square().sum(1), x.square().sum(1)
     return {
-        "official_l0": share.sum().item(),
-        "official_dead": float((share < 1e-6).sum()),
+        "official_l0": positive / x.shape[0],
+        "official_dead": (share < 1e-6).double().mean().item(),
         "official_explained_variance": mean_rows(1 - error / length).item(),
     }

@@ -19,11 +19,11 @@ from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
 from revelio_fast.ksae.batches import TrainingRows, training_device
 from revelio_fast.ksae.config import KSAEConfig
 from revelio_fast.ksae.evaluation import held_out_fvu, official_statistics
+from revelio_fast.ksae.initialisation import new_sae
 from revelio_fast.ksae.model import KSparseAutoencoder
 from revelio_fast.ksae.row_sources import StoreLike, given_validation
 from revelio_fast.ksae.state import TrainingState, load_checkpoint, save_checkpoint
 from revelio_fast.ksae.stepper import Stepper
-from revelio_fast.ksae.sums import mean_rows
 
 
 @dataclass
@@ -101,12 +101,15 @@ def train_ksae(
     held_out = rows.held_out
     if validation is not None:
         held_out = given_validation(validation, rows.features.d, config.data, progress=progress)
-    state = _initial_state(rows, config, training_device(data, device))
+    _refuse_single_rows(rows)
+    state = TrainingState(new_sae(rows, config).to(training_device(data, device)))
+    if official:
+        state.count_official_activity()
     folder, fingerprint = Path(out_dir) if out_dir is not None else None, rows.fingerprint()
     rows.place(state.rows.W_enc.device)
     if folder is not None:
         load_checkpoint(folder / "checkpoint", state, config, fingerprint, rows.count)
-    dead_after = config.dead_after or min(10_000_000, max(10 * rows.batch_size, 2 * rows.count))
+    dead_after = config.dead_rows(rows.batch_size, rows.count)
     if state.rows.W_enc.device.type == "cuda" and config.engine == "fused":
         state.use_shadow()
     take_step = Stepper(state, config, dead_after)
@@ -122,7 +125,7 @@ def train_ksae(
             number = state.step + 1
             last = number == config.steps
             logged = last or number == 1 or number % config.log_every == 0
-            dense = official_statistics(state.sae, x) if official and logged else {}
+            dense = official_statistics(state, x, config.batch_size) if official and logged else {}
             result = take_step(x)
             timing["wait"].append(given - asked)
             timing["step"].append(time.perf_counter() - asked)
@@ -160,19 +163,13 @@ def train_ksae(
     return KSAEResult(state.sae, history, metrics | {"seconds": time.perf_counter() - started}, timing)
 
 
-def _initial_state(rows: TrainingRows, config: KSAEConfig, device: torch.device) -> TrainingState:
-    """Seeded weights, and b_pre as the mean of the data (authors: of the first batch)."""
-    d = rows.features.d
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        sae = KSparseAutoencoder(d, k=config.k, n_latents=config.latents(d), relu=config.relu)
-        if config.semantics == "official":
-            sae.initialise_as_authors()
-    # The batch that gives the authors' b_dec is taken from their loader: training begins with the next one.
-    mean = mean_rows(rows.batch(0)) if config.semantics == "official" else rows.mean
-    sae.to(device)
-    sae.b_pre.data.copy_(mean)
-    return TrainingState(sae)
+def _refuse_single_rows(rows: TrainingRows) -> None:
+    smallest = min(rows.rows_of(step) for step in (0, rows.batches_per_epoch - 1))
+    if smallest < 2:
+        raise ValueError(
+            f"a batch of one row has no variance to explain: {rows.count} training rows in batches of "
+            f"{rows.batch_size} leave one; change batch_size, which must be at least 2, or give more rows"
+        )
 
 
 def _refuse_divergence(state: TrainingState, loss: float, config: KSAEConfig, *, weights_too: bool) -> None:
