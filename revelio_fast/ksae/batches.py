@@ -14,6 +14,7 @@ from revelio_fast.ksae.row_sources import Features, HeldOut, StoreLike
 from revelio_fast.store.background import Background
 
 MOST_HELD_OUT = 65_536  # more would sharpen the held-out FVU no further, and cost minutes each time
+FEWEST_HELD_OUT = 10  # of m rows the variance about their own mean is a part in m too small, and one row has none
 
 
 class TrainingRows:
@@ -30,6 +31,8 @@ class TrainingRows:
     apart : Tensor
         Positions of the held-out rows, rising: a share of all, at most 65,536.
     held_out : HeldOut or None
+    why_none : str or None
+        Why no rows are held out although a share was asked for.
     mean : Tensor
         ``[d]`` of the rows that are trained on.
     batch_size, batches_per_epoch : int
@@ -48,7 +51,13 @@ class TrainingRows:
     ) -> None:
         self.features = Features("data", data, where)
         total, self.seed, self.keep_short = self.features.rows, seed, keep_short
-        held = min(total - 1, round(total * holdout), MOST_HELD_OUT)
+        held, self.why_none = min(total - 1, round(total * holdout), MOST_HELD_OUT), None
+        if holdout and held < FEWEST_HELD_OUT:
+            self.why_none = (
+                f"a held-out FVU needs at least {FEWEST_HELD_OUT} rows, and {holdout:g} of {total} are {held}: "
+                "all rows were trained on"
+            )
+            held = 0
         order = torch.randperm(total, generator=torch.Generator().manual_seed(seed), dtype=_index_type(total))
         self.apart = order[:held].sort().values.long()
         del order

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 ENGINES = ("fused", "autograd")
@@ -25,15 +25,16 @@ RECIPES: dict[str, dict[str, Any]] = {
         "aux_k": 0,
     },
     "best": {
-        "lr": 4e-3,
+        "lr": None,  # by the width of the features, see `for_width`
         "warmup_steps": 50,
         "lr_decay": 0.0,
-        "init": "scaled",
+        "init": "tied",
         "loss": "root_fvu",
         "beta2": 0.999,
         "aux_k": 0,
     },
 }
+LR_BY_WIDTH = 0.03  # of recipe "best": times 1 / sqrt(d), for a step of Adam turns a unit row by up to lr sqrt(d)
 BY_RECIPE: Any = None  # the default of a field that the recipe sets; `KSAEConfig` replaces it
 
 
@@ -59,7 +60,8 @@ class KSAEConfig:
     batch_size : int
         Rows per step. With fewer rows than this, every step takes all of them.
     lr : float, optional
-        Adam's learning rate after the warm-up.
+        Adam's learning rate after the warm-up. With recipe "best" and without a value it is None until `train_ksae`
+        knows the width d of the features, and then 0.03 / sqrt(d).
     warmup_steps : int, optional
         Steps of linear warm-up; constant afterwards.
     lr_decay : float, optional
@@ -149,7 +151,8 @@ class KSAEConfig:
                 _whole(name, getattr(self, name), 1)
         if self.n_latents is not None and self.k > self.n_latents:
             raise ValueError(f"k must not exceed n_latents = {self.n_latents}, got {self.k}")
-        if not (isinstance(self.lr, int | float) and 0 < self.lr < math.inf):
+        by_width = self.lr is None and RECIPES[self.recipe]["lr"] is None
+        if not by_width and not (isinstance(self.lr, int | float) and 0 < self.lr < math.inf):
             raise ValueError(f"lr must be a positive number, got {self.lr!r}")
         if not (isinstance(self.aux_coefficient, int | float) and 0 <= self.aux_coefficient < math.inf):
             raise ValueError(f"aux_coefficient must be a number of at least 0, got {self.aux_coefficient!r}")
@@ -191,6 +194,10 @@ class KSAEConfig:
         if self.k > n:
             raise ValueError(f"k must not exceed the {n} latents ({self.expansion_factor} x width {d}), got {self.k}")
         return n
+
+    def for_width(self, d: int) -> KSAEConfig:
+        """The same settings with the learning rate that the recipe leaves to the width `d` of the features."""
+        return self if self.lr is not None else replace(self, lr=LR_BY_WIDTH / math.sqrt(d))
 
     def lr_at(self, step: int) -> float:
         """Learning rate of the step with this number, counted from 1."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,15 +29,19 @@ def note_activity(state: TrainingState, code: Code) -> Tensor:
 
 @torch.no_grad()
 def held_out_fvu(sae: KSparseAutoencoder, held_out: HeldOut) -> float:
-    """Squared error over all held-out rows, divided by their squared distance from their mean."""
+    """Squared error over all held-out rows, divided by their squared distance from their mean; NaN if they are equal.
+
+    Rows count as equal where that distance is within the rounding of their mean to float32.
+    """
     device = sae.W_enc.device
-    mean, error, total = held_out.mean.to(device), 0.0, 0.0
+    mean, error, total, squares_of_x = held_out.mean.to(device), 0.0, 0.0, 0.0
     for block in held_out.blocks():
         x = block.to(device)
         squares = ops.sparse_residual(sae.encode(x), sae.W_dec, sae.b_pre, x).squares
         error += sum_all(squares.double()).item()
         total += squared_distance(x.double(), mean.double()).item()
-    return error / max(total, 1e-300)
+        squares_of_x += sum_all(x.double().square()).item()
+    return error / total if total > 2**-46 * squares_of_x else math.nan
 
 
 @torch.no_grad()

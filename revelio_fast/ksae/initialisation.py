@@ -32,8 +32,8 @@ def new_sae(rows: TrainingRows, config: KSAEConfig) -> KSparseAutoencoder:
             spread = (squared_distance(x, mean) / x.numel()).sqrt()
             chosen = torch.randint(len(x), (sae.n_latents,))
             # Noise keeps latents apart that were drawn from one row, and alone makes a direction of constant data.
-            noise = torch.randn(sae.n_latents, d) * (NOISE * spread).clamp_min(torch.finfo(x.dtype).tiny)
-            sae.W_dec.copy_(normalize(x[chosen] - mean + noise, eps=0.0))
+            directions = (x[chosen] - mean) / torch.where(spread > 0, spread, 1.0)
+            sae.W_dec.copy_(normalize(directions + NOISE * torch.randn(sae.n_latents, d)))
             sae.W_enc.copy_(sae.W_dec)
         if config.init in ("data", "scaled"):
             sae.W_enc.mul_(_best_scale(sae, _first_rows(rows)))

@@ -133,11 +133,14 @@ class HeldOut:
 
     Attributes
     ----------
+    count : int
+        How many.
     mean : Tensor
         ``[d]`` of these rows.
     """
 
     def __init__(self, features: Features, rows: Tensor | None, mean: Tensor) -> None:
+        self.count = features.rows if rows is None else len(rows)
         self._features, self._rows, self.mean = features, rows, mean
 
     def blocks(self) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ import math
 import os
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
-from revelio_fast.ksae.batches import TrainingRows, training_device
+from revelio_fast.ksae.batches import FEWEST_HELD_OUT, TrainingRows, training_device
 from revelio_fast.ksae.config import KSAEConfig
 from revelio_fast.ksae.evaluation import held_out_fvu, official_statistics
 from revelio_fast.ksae.initialisation import new_sae
@@ -43,12 +43,15 @@ class KSAEResult:
     timing : dict of str to list of float
         Seconds of each step of this call: ``wait`` for its rows, ``step`` with that wait, without evaluations and
         checkpoints. On a GPU: until the work is handed over.
+    notes : dict of str to str
+        Why a metric was left out (NaN here, null in ``metrics.json``), by its name.
     """
 
     sae: KSparseAutoencoder
     history: dict[str, list[float]]
     metrics: dict[str, float]
     timing: dict[str, list[float]]
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def train_ksae(
@@ -98,9 +101,13 @@ def train_ksae(
     rows = TrainingRows(
         data, config.batch_size, config.seed, holdout, keep_short=official, where=config.data, progress=progress
     )
-    held_out = rows.held_out
+    config = config.for_width(rows.features.d)
+    held_out, why_none = rows.held_out, rows.why_none
     if validation is not None:
         held_out = given_validation(validation, rows.features.d, config.data, progress=progress)
+        if held_out.count < FEWEST_HELD_OUT:
+            why_none = f"a held-out FVU needs at least {FEWEST_HELD_OUT} rows, and validation has {held_out.count}"
+            held_out = None
     _refuse_single_rows(rows)
     state = TrainingState(new_sae(rows, config).to(training_device(data, device)))
     if official:
@@ -156,11 +163,14 @@ def train_ksae(
                 _write_history(folder, state)
             bar.update()
     metrics = _metrics(state, rows)
+    if held_out is not None and math.isnan(metrics["holdout_fvu"]):
+        why_none = "the held-out rows are all equal: there is no variance to explain"
+    notes = {} if why_none is None else {"holdout_fvu": why_none}
     if folder is not None:
         _write_history(folder, state)
-        _write(folder, state, metrics, config)
+        _write(folder, state, metrics, config, notes)
     history = {name: [entry[name] for entry in state.history] for name in state.history[0]}
-    return KSAEResult(state.sae, history, metrics | {"seconds": time.perf_counter() - started}, timing)
+    return KSAEResult(state.sae, history, metrics | {"seconds": time.perf_counter() - started}, timing, notes)
 
 
 def _refuse_single_rows(rows: TrainingRows) -> None:
@@ -202,10 +212,12 @@ def _metrics(state: TrainingState, rows: TrainingRows) -> dict[str, float]:
     }
 
 
-def _write(folder: Path, state: TrainingState, metrics: dict[str, float], config: KSAEConfig) -> None:
+def _write(
+    folder: Path, state: TrainingState, metrics: dict[str, float], config: KSAEConfig, notes: dict[str, str]
+) -> None:
     state.sae.save_pretrained(folder / "model")
     known = {name: None if value != value else value for name, value in metrics.items()}  # NaN is not JSON
-    atomic_write_json(folder / "metrics.json", {"metrics": known, "config": config.numbers()})
+    atomic_write_json(folder / "metrics.json", {"metrics": known, "notes": notes, "config": config.numbers()})
 
 
 def _write_history(folder: Path, state: TrainingState) -> None:

@@ -23,8 +23,7 @@ class Stage(NamedTuple):
 STAGES = {
     "lr": Stage(
         CHOSEN_ON,
-        {"paper": PAPER, "authors": AUTHORS}
-        | {f"lr {lr:g}": START | {"lr": lr} for lr in (1e-3, 2e-3, 4e-3, 8e-3)},
+        {"paper": PAPER, "authors": AUTHORS} | {f"lr {lr:g}": START | {"lr": lr} for lr in (1e-3, 2e-3, 4e-3, 8e-3)},
     ),
     "knobs": Stage(
         CHOSEN_ON,
