@@ -19,7 +19,7 @@ def train_sae(
     expansion_factor: Annotated[int, typer.Option(min=1, help="Latents for each feature channel.")] = 64,
     steps: Annotated[int, typer.Option(min=1)] = 10_240,
     batch_size: Annotated[int, typer.Option(min=1)] = 8192,
-    lr: Annotated[float, typer.Option(min=0)] = 4e-4,
+    lr: Annotated[float | None, typer.Option(min=0, help="Learning rate; that of the recipe by default.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     data: Annotated[
         Literal["auto", "memory", "disk"],

@@ -29,13 +29,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "warmup_steps": 50,
         "lr_decay": 0.0,
         "init": "tied",
-        "loss": "root_fvu",
+        "loss": "fvu",
         "beta2": 0.999,
         "aux_k": 0,
     },
 }
 LR_BY_WIDTH = 0.03  # of recipe "best": times 1 / sqrt(d), for a step of Adam turns a unit row by up to lr sqrt(d)
-BY_RECIPE: Any = None  # the default of a field that the recipe sets; `KSAEConfig` replaces it
 
 
 @dataclass(frozen=True)
@@ -114,21 +113,21 @@ class KSAEConfig:
     n_latents: int | None = None
     steps: int = 10_240
     batch_size: int = 8192
-    lr: float = BY_RECIPE
-    warmup_steps: int = BY_RECIPE
-    lr_decay: float = BY_RECIPE
-    init: str = BY_RECIPE
-    loss: str = BY_RECIPE
-    beta2: float = BY_RECIPE
+    lr: float | None = None
+    warmup_steps: int | None = None
+    lr_decay: float | None = None
+    init: str | None = None
+    loss: str | None = None
+    beta2: float | None = None
     engine: str = "fused"
     semantics: str = "paper"
     seed: int = 0
     relu: bool = False
     precision: str = "fast"
-    aux_k: int = BY_RECIPE
+    aux_k: int | None = None
     aux_coefficient: float = 1 / 32
     dead_after: int | None = None
-    holdout: float = BY_RECIPE
+    holdout: float | None = None
     log_every: int = 20
     eval_every: int = 200
     checkpoint_every: int = 1000
@@ -195,6 +194,12 @@ class KSAEConfig:
             raise ValueError(f"k must not exceed the {n} latents ({self.expansion_factor} x width {d}), got {self.k}")
         return n
 
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Adam's decay rates."""
+        assert self.beta2 is not None, "filled in by __post_init__"
+        return 0.9, self.beta2
+
     def for_width(self, d: int) -> KSAEConfig:
         """The same settings with the learning rate that the recipe leaves to the width `d` of the features."""
         return self if self.lr is not None else replace(self, lr=LR_BY_WIDTH / math.sqrt(d))
@@ -202,8 +207,10 @@ class KSAEConfig:
     def lr_at(self, step: int) -> float:
         """Learning rate of the step with this number, counted from 1."""
         ahead = 1 if self.semantics == "official" else 0
-        lr = self.lr * min(1.0, (step + ahead) / max(1, self.warmup_steps))
-        return lr * min(1.0, (self.steps - step + 1) / (self.lr_decay * self.steps)) if self.lr_decay else lr
+        lr, warmup, decay = self.lr, self.warmup_steps, self.lr_decay
+        assert lr is not None and warmup is not None and decay is not None, "for_width() comes first"
+        lr *= min(1.0, (step + ahead) / max(1, warmup))
+        return lr * min(1.0, (self.steps - step + 1) / (decay * self.steps)) if decay else lr
 
     def dead_rows(self, batch_size: int, rows: int) -> int:
         """Rows without being active after which a latent is dead, for batches of this size from so many rows."""

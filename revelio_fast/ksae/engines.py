@@ -72,7 +72,8 @@ def fused_step(
         residual * (slope * (2 / variance)),
         step=number,
         lr=config.lr_at(number),
-        beta2=config.beta2,
+        beta1=config.betas[0],
+        beta2=config.betas[1],
         relu=sae.relu,
         unit_norm=config.semantics == "paper",
         grad_aux=grad_aux,
@@ -102,7 +103,7 @@ def autograd_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Ten
     for parameter in parameters:
         parameter.grad = None
     (_slope(loss.detach(), config) * (loss + config.aux_coefficient * aux_loss)).backward()
-    optimiser = torch.optim.Adam(parameters, lr=config.lr_at(number), betas=(0.9, config.beta2))
+    optimiser = torch.optim.Adam(parameters, lr=config.lr_at(number), betas=config.betas)
     moments = [
         (rows.m_enc, rows.v_enc),
         (rows.m_dec, rows.v_dec),
@@ -133,7 +134,7 @@ def _slope(loss: Tensor, config: KSAEConfig) -> Tensor:
 
 def _aux_code(x: Tensor, rows: ops.AdamRows, dead: Tensor, config: KSAEConfig, relu: bool) -> ops.Code:
     """The strongest `aux_k` of the dead latents, in the numbering of all latents."""
-    count = min(config.aux_k, len(dead))
+    count = min(config.aux_k or 0, len(dead))
     code = ops.topk_encode(
         x, rows.W_enc[dead], rows.b_enc[dead], rows.b_pre, count, relu=relu, precision=config.precision
     )

@@ -97,7 +97,7 @@ def train_ksae(
     """
     config, started = config or KSAEConfig(), time.perf_counter()
     official = config.semantics == "official"
-    holdout = 0.0 if validation is not None else config.holdout
+    holdout = 0.0 if validation is not None else config.holdout or 0.0
     rows = TrainingRows(
         data, config.batch_size, config.seed, holdout, keep_short=official, where=config.data, progress=progress
     )

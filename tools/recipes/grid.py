@@ -11,6 +11,8 @@ PAPER: dict[str, Any] = {"recipe": "paper"}
 AUTHORS: dict[str, Any] = {"semantics": "official"}
 # Every setting is given in words, so that what a recipe means later changes no record.
 START: dict[str, Any] = dict(lr=4e-3, warmup_steps=50, lr_decay=0.0, init="tied", loss="fvu", beta2=0.999, aux_k=0)
+# The learning rate by the width of the features, as the recipe has it; the record holds its value.
+BY_WIDTH = {name: value for name, value in START.items() if name != "lr"} | {"recipe": "best"}
 
 
 class Stage(NamedTuple):
@@ -41,6 +43,23 @@ STAGES = {
     "width": Stage(
         ("planted wide x4, 800 steps",),
         {"paper": PAPER} | {f"lr {lr:g}": START | {"lr": lr} for lr in (1e-3, 2e-3, 4e-3, 8e-3)},
+    ),
+    "combined": Stage(
+        CHOSEN_ON,
+        {
+            "lr by width": BY_WIDTH,
+            "lr by width, lr_decay 0.3": BY_WIDTH | {"lr_decay": 0.3},
+            "lr by width, lr_decay 0.3, aux_k 32": BY_WIDTH | {"lr_decay": 0.3, "aux_k": 32},
+        },
+    ),
+    "check": Stage(
+        CHECKED_ON,
+        {
+            "paper": PAPER,
+            "authors": AUTHORS,
+            "lr by width": BY_WIDTH,
+            "lr by width, lr_decay 0.3": BY_WIDTH | {"lr_decay": 0.3},
+        },
     ),
 }
 __all__ = ["AUTHORS", "CHECKED_ON", "PAPER", "SEEDS", "STAGES", "START", "Stage"]

@@ -31,6 +31,7 @@ def measure(task: str, settings: dict[str, Any], seed: int, folder: Path) -> dic
     measured = {
         "heldout_fvu": result.metrics["holdout_fvu"],
         "fvu": result.metrics["fvu"],
+        "lr": config.for_width(rows.shape[1]).lr,
         "unused": unused_share(result.sae, rows),
         "cpu_seconds": round(seconds, 2),
     }

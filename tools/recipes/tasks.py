@@ -28,8 +28,9 @@ TASKS = {
     "cifar10 x8, 1,000 steps": Task("cifar10/up_ft1", dict(k=16, expansion_factor=8, steps=1000, batch_size=256)),
     "digits x64, 500 steps": Task("digits/bottleneck", dict(k=16, expansion_factor=64, steps=500, batch_size=256)),
     "planted x8, 1,500 steps": Task(None, dict(k=6, expansion_factor=8, steps=1500, batch_size=512)),
-    "digits x8, 2,000 steps": Task("digits/up_ft1", dict(k=32, expansion_factor=8, steps=2000, batch_size=1024)),
+    "digits x8, 1,000 steps": Task("digits/up_ft1", dict(k=32, expansion_factor=8, steps=1000, batch_size=1024)),
     "cifar10 x64, 2,000 steps": Task("cifar10/bottleneck", dict(k=16, expansion_factor=64, steps=2000, batch_size=256)),
+    "cifar10 x8, 10,000 steps": Task("cifar10/up_ft0", dict(k=16, expansion_factor=8, steps=10_000, batch_size=256)),
     "planted wide x4, 800 steps": Task(None, dict(k=6, expansion_factor=4, steps=800, batch_size=512), planted=320),
 }
 CHOSEN_ON, CHECKED_ON = tuple(TASKS)[:4], tuple(TASKS)[4:]
