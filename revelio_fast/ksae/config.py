@@ -43,11 +43,6 @@ class KSAEConfig:
 
     Parameters
     ----------
-    recipe : {"paper", "best"}
-        Where `lr`, `warmup_steps`, `lr_decay`, `init`, `loss`, `beta2` and `aux_k` come from if they are not given.
-        "paper": the paper's values, and the authors' code's where the paper is silent, but for a tied initialisation.
-        "best": what had the lowest held-out FVU on real features; see docs/training.md. The values are filled in at
-        once, so `dataclasses.replace` keeps them.
     k : int
         Active latents per row.
     expansion_factor : int
@@ -63,18 +58,6 @@ class KSAEConfig:
         knows the width d of the features, and then 0.03 / sqrt(d).
     warmup_steps : int, optional
         Steps of linear warm-up; constant afterwards.
-    lr_decay : float, optional
-        Share of `steps` at the end over which the learning rate falls linearly to zero. A run with decay cannot be
-        continued with more steps.
-    init : {"tied", "scaled", "authors", "data"}, optional
-        First weights. "tied": random unit decoder rows, the encoder equal to them. "scaled": the same, with the encoder
-        times the one number that minimises the error of the first batch. "authors": the distributions of the authors'
-        code, untied. "data": decoder rows are random training rows with noise, the encoder as for "scaled".
-    loss : {"fvu", "root_fvu"}, optional
-        What is minimised. The gradient of the square root is that of the FVU over twice the root: its size falls less
-        as the fit improves.
-    beta2 : float, optional
-        Adam's second decay rate.
     engine : {"fused", "autograd"}
         "fused": one optimiser sweep over the latents (`ops.adam_unit_norm_step_`). "autograd": `torch.optim.Adam` on
         the differentiable ops. Both compute the same numbers up to rounding.
@@ -105,9 +88,25 @@ class KSAEConfig:
     data : {"auto", "memory", "disk"}
         Where a store's rows are taken from: "disk" reads each batch while the step before runs; "auto" holds a store
         that takes at most a third of the free memory. The numbers are the same bits.
+    recipe : {"paper", "best"}
+        Where `lr`, `warmup_steps`, `lr_decay`, `init`, `loss`, `beta2` and `aux_k` come from if they are not given.
+        "paper": the paper's values, and the authors' code's where the paper is silent, but for a tied initialisation.
+        "best": what had the lowest held-out FVU on real features; see docs/training.md. The values are filled in at
+        once, so `dataclasses.replace` keeps them.
+    lr_decay : float, optional
+        Share of `steps` at the end over which the learning rate falls linearly to zero. A run with decay cannot be
+        continued with more steps.
+    init : {"tied", "scaled", "authors", "data"}, optional
+        First weights. "tied": random unit decoder rows, the encoder equal to them. "scaled": the same, with the encoder
+        times the one number that minimises the error of the first batch. "authors": the distributions of the authors'
+        code, untied. "data": decoder rows are random training rows with noise, the encoder as for "scaled".
+    loss : {"fvu", "root_fvu"}, optional
+        What is minimised. The gradient of the square root is that of the FVU over twice the root: its size falls less
+        as the fit improves.
+    beta2 : float, optional
+        Adam's second decay rate.
     """
 
-    recipe: str = "paper"
     k: int = 32
     expansion_factor: int = 64
     n_latents: int | None = None
@@ -115,10 +114,6 @@ class KSAEConfig:
     batch_size: int = 8192
     lr: float | None = None
     warmup_steps: int | None = None
-    lr_decay: float | None = None
-    init: str | None = None
-    loss: str | None = None
-    beta2: float | None = None
     engine: str = "fused"
     semantics: str = "paper"
     seed: int = 0
@@ -132,6 +127,11 @@ class KSAEConfig:
     eval_every: int = 200
     checkpoint_every: int = 1000
     data: str = "auto"
+    recipe: str = "paper"
+    lr_decay: float | None = None
+    init: str | None = None
+    loss: str | None = None
+    beta2: float | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("recipe", tuple(RECIPES)), ("semantics", SEMANTICS)):
