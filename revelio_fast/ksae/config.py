@@ -91,8 +91,9 @@ class KSAEConfig:
     recipe : {"paper", "best"}
         Where `lr`, `warmup_steps`, `lr_decay`, `init`, `loss`, `beta2` and `aux_k` come from if they are not given.
         "paper": the paper's values, and the authors' code's where the paper is silent, but for a tied initialisation.
-        "best": what had the lowest held-out FVU on real features; see docs/training.md. The values are filled in at
-        once, so `dataclasses.replace` keeps them.
+        "best": a learning rate by the width of the features and a short warm-up, which fit better in runs of some
+        thousand steps and find more planted directions; see docs/training.md. The values are filled in at once, so
+        `dataclasses.replace` keeps them.
     lr_decay : float, optional
         Share of `steps` at the end over which the learning rate falls linearly to zero. A run with decay cannot be
         continued with more steps.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tools.recipes.tasks import CHECKED_ON, CHOSEN_ON
+from tools.recipes.tasks import CHECKED_ON, CHOSEN_ON, WIDE
 
 SEEDS = 3
 PAPER: dict[str, Any] = {"recipe": "paper"}
@@ -41,7 +41,7 @@ STAGES = {
         },
     ),
     "width": Stage(
-        ("planted wide x4, 800 steps",),
+        WIDE,
         {"paper": PAPER} | {f"lr {lr:g}": START | {"lr": lr} for lr in (1e-3, 2e-3, 4e-3, 8e-3)},
     ),
     "combined": Stage(
@@ -56,10 +56,7 @@ STAGES = {
         CHECKED_ON,
         {
             "paper": PAPER,
-            "authors": AUTHORS,
             "lr by width": BY_WIDTH,
-            "lr by width, lr_decay 0.3": BY_WIDTH | {"lr_decay": 0.3},
         },
     ),
 }
-__all__ = ["AUTHORS", "CHECKED_ON", "PAPER", "SEEDS", "STAGES", "START", "Stage"]
