@@ -21,7 +21,7 @@ from revelio_fast.renamed import Renamed
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
-SEEDS = 2**32  # seeds lie below: they are multiplied within 63 bits
+SEEDS = 2**63  # what a seed must lie below
 BOUNDS = {"at_least": "of at least", "above": "above", "at_most": "of at most", "below": "below"}
 
 

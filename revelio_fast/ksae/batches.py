@@ -15,6 +15,7 @@ from revelio_fast.ksae.row_sources import Features, HeldOut, StoreLike
 from revelio_fast.store.background import Background
 
 MOST_HELD_OUT = 65_536  # more would sharpen the held-out FVU no further, and cost minutes each time
+FEWEST_HELD_OUT = 10  # of m rows the variance about their own mean is a part in m too small, and one row has none
 
 
 class TrainingRows:
@@ -31,6 +32,8 @@ class TrainingRows:
     apart : Tensor
         Positions of the held-out rows, rising: a share of all, at most 65,536.
     held_out : HeldOut or None
+    why_none : str or None
+        Why no rows are held out although a share was asked for.
     mean : Tensor
         ``[d]`` of the rows that are trained on.
     batch_size, batches_per_epoch : int
@@ -49,7 +52,13 @@ class TrainingRows:
     ) -> None:
         self.features = Features("data", data, where)
         total, self.seed, self.keep_short = self.features.rows, seed, keep_short
-        held = min(total - 1, round(total * val_fraction), MOST_HELD_OUT)
+        held, self.why_none = min(total - 1, round(total * val_fraction), MOST_HELD_OUT), None
+        if val_fraction and held < FEWEST_HELD_OUT:
+            self.why_none = (
+                f"a held-out FVU needs at least {FEWEST_HELD_OUT} rows, and {val_fraction:g} of {total} are {held}: "
+                "all rows were trained on"
+            )
+            held = 0
         order = torch.randperm(total, generator=seeds.generator(seed, "ksae.validation"), dtype=_index_type(total))
         self.apart = order[:held].sort().values.long()
         del order

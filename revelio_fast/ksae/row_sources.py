@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from revelio_fast.ksae.sums import sum_rows
 from revelio_fast.progress import tqdm
 from revelio_fast.store.memory import fits_in_memory
 
@@ -121,8 +122,8 @@ class Features:
             others = torch.ones(stop - start, dtype=torch.bool)
             others[apart[first:last] - start] = False
             others = others.to(block.device)
-            sums[0] += block[others].sum(0, dtype=torch.float64)
-            sums[1] += block[~others].sum(0, dtype=torch.float64)
+            sums[0] += sum_rows(block[others].double())
+            sums[1] += sum_rows(block[~others].double())
         counts = sums.new_tensor([[self.rows - len(apart)], [len(apart)]])
         mean, mean_apart = (sums / counts).float()
         return mean, mean_apart
@@ -133,6 +134,8 @@ class HeldOut:
 
     Attributes
     ----------
+    count : int
+        How many.
     mean : Tensor
         ``[d]`` of these rows.
     rows : int
@@ -140,6 +143,7 @@ class HeldOut:
     """
 
     def __init__(self, features: Features, rows: Tensor | None, mean: Tensor) -> None:
+        self.count = features.rows if rows is None else len(rows)
         self._features, self._rows, self.mean = features, rows, mean
         self.rows = features.rows if rows is None else len(rows)
 

@@ -21,7 +21,7 @@ from revelio_fast.renamed import new_names
 
 GENERATIONS = 2
 # Fields that may differ between the first and a later part of one run: they do not change its numbers so far.
-FREE = {"steps", "checkpoint_every", "log_every", "eval_every"}
+FREE = {"recipe", "steps", "checkpoint_every", "log_every", "eval_every"}
 
 
 class TrainingState:
@@ -35,6 +35,7 @@ class TrainingState:
         self.history: list[dict[str, float]] = []
         self.shadow: EncoderShadow | None = None
         self.settled: Tensor | None = None
+        self.official_active: Tensor | None = None
 
     def use_shadow(self) -> None:
         """Keep a bfloat16 shadow of W_enc from here on; it is made anew from the weights, so it is not saved."""
@@ -44,9 +45,14 @@ class TrainingState:
         """Skip latents that a step cannot change, from here on; found out anew by the steps, so it is not saved."""
         self.settled = torch.zeros_like(self.rows.b_enc, dtype=torch.uint8)
 
+    def count_official_activity(self) -> None:
+        """Count for the authors' statistics in how many rows each latent's pre-activation was not zero."""
+        self.official_active = torch.zeros_like(self.rows_since_active)
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name."""
-        return {**self.rows._asdict(), "rows_since_active": self.rows_since_active}
+        counted = {} if self.official_active is None else {"official_active": self.official_active}
+        return {**self.rows._asdict(), "rows_since_active": self.rows_since_active, **counted}
 
 
 def save_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data: str, trained_rows: int) -> None:
@@ -145,7 +151,10 @@ def _crc32(tensor: Tensor) -> int:
 
 def _same_run(path: Path, saved: dict[str, Any], config: KSAEConfig) -> None:
     mine, saved = config.numbers(), new_names(KSAEConfig.__renamed__, saved, lambda *_: None)
-    other = [name for name in mine if name not in FREE and saved.get(name) != mine[name]]
+    # Settings that a checkpoint of an earlier version lacks had the paper's values.
+    saved = KSAEConfig(compat=saved.get("compat", "paper")).numbers() | saved
+    fixed = FREE - {"steps"} if config.lr_decay else FREE
+    other = [name for name in mine if name not in fixed and saved.get(name) != mine[name]]
     if other:
         name = other[0]
         raise ValueError(

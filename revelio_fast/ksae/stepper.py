@@ -66,7 +66,7 @@ class Stepper:
             state.use_settled()
         if self._capture:
             numbers = range(1, config.steps + 1)
-            table = [adam_scalars(number, config.lr_at(number)) for number in numbers]
+            table = [adam_scalars(number, config.lr_at(number), *config.betas) for number in numbers]
             self._table = torch.tensor(table, dtype=torch.float32, device=device)
             self._place = torch.full((1,), state.step, dtype=torch.int64, device=device)
 

@@ -92,7 +92,7 @@ class Measurement:
             trained = train_ksae(self._train, settings, out_dir=folder, progress=self._progress, validation=self._test)
             known = {name: value for name, value in trained.metrics.items() if math.isfinite(value)}
             known.pop("seconds", None)
-            return {"metrics": known, "notes": trained.notes}
+            return {"metrics": known, "notes": list(trained.notes.values())}
 
         result = self.result
         stage = self._run(

@@ -6,6 +6,7 @@ import torch
 from revelio_fast import KSAEConfig, KSparseAutoencoder, seeds, train_ksae
 from revelio_fast.ksae.batches import TrainingRows
 from revelio_fast.ksae.evaluation import official_statistics
+from revelio_fast.ksae.state import TrainingState
 from tests.ksae.data import planted
 
 STEPS, D, N = 50, 16, 96
@@ -112,6 +113,12 @@ def test_official_learning_rate_is_one_step_ahead():
     assert official.lr_at(499) == official.lr_at(5000) == 1e-3
 
 
+def official_state(sae):
+    state = TrainingState(sae)
+    state.count_official_activity()
+    return state
+
+
 def test_official_statistics_are_those_of_dense_preactivations():
     history = train_ksae(X, settings(compat="authors"), progress=False).history
     assert history["l0"][0] == 4
@@ -120,7 +127,22 @@ def test_official_statistics_are_those_of_dense_preactivations():
     sae = KSparseAutoencoder(D, k=4, n_latents=N)
     sae.b_enc.data[:7] = -100.0
     positive = (X - sae.b_pre) @ sae.W_enc.T + sae.b_enc > 0
-    found = official_statistics(sae, X)
+    found = official_statistics(official_state(sae), X, len(X))
     # a pre-activation within rounding of zero may fall on either side: at most a few of the 57,600
     assert found["official_l0"] == pytest.approx(positive.sum(1).double().mean().item(), abs=5 / len(X))
-    assert found["official_dead"] == (~positive.any(0)).sum() >= 7
+    # Negative pre-activations count as active: 7 latents that are never positive are not dead.
+    assert found["official_dead"] == 0 and (~positive.any(0)).sum() >= 7
+
+
+def test_official_dead_latents_are_counted_over_the_logged_batches():
+    """The share of latents whose pre-activation was exactly zero in all but a millionth of the rows so far."""
+    sae = KSparseAutoencoder(D, k=4, n_latents=N)
+    sae.W_enc.data[:24] = 0
+    state = official_state(sae)
+    assert official_statistics(state, X[:100], 100)["official_dead"] == 0.25
+    state.history.append({})
+    sae.b_enc.data[:12] = -1.0
+    assert official_statistics(state, X[:100], 100)["official_dead"] == 0.125
+    state.history.append({})
+    sae.b_enc.data[:12] = 0.0  # they have been active before
+    assert official_statistics(state, X[:100], 100)["official_dead"] == 0.125
