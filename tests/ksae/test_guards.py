@@ -113,7 +113,7 @@ def test_weights_are_looked_at_before_they_are_saved(tmp_path, monkeypatch):
 
 def test_any_whole_seed_trains_and_a_negative_one_is_named():
     train(planted(100)[0], seed=2**40)
-    with pytest.raises(ValueError, match="seed must be a whole number of at least 0 and below .*, got -1"):
+    with pytest.raises(ValueError, match=r"seed must be a whole number of at least 0 and below .*, got -1"):
         KSAEConfig(seed=-1)
 
 
