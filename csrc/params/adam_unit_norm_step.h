@@ -27,7 +27,7 @@ namespace revelio {
     REQUIRED(bool, project)                                                                                     \
     REQUIRED(bool, unit_norm)                                                                                   \
     OPTIONAL(const float *, scalars)     /* step size, root of the second bias correction: not step and lr */   \
-    OPTIONAL(uint8_t *, settled)         /* [n] 1: no step changes a bit of the latent until it has an entry */ \
+    OPTIONAL(uint8_t *, skip_mask)       /* [n] 1: no step changes a bit of the latent until it has an entry */ \
     OPTIONAL(uint16_t *, shadow_weights) /* [n, d] W_enc in bfloat16; this and the next two on a GPU */         \
     OPTIONAL(float *, shadow_norms)      /* [n] of each row of W_enc */                                         \
     OPTIONAL(float *, shadow_residuals)  /* [n] norm of what rounding took off each row */

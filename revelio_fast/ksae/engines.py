@@ -80,7 +80,7 @@ def fused_step(
         k_aux=both.values.shape[1] - sae.k,
         shadow=state.shadow,
         scalars=scalars,
-        settled=state.settled,
+        skip_mask=state.skip_mask,
     )
     return StepResult(code, loss, aux_loss)
 

@@ -34,16 +34,16 @@ class TrainingState:
         self.rows_since_active = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.W_dec.device)
         self.history: list[dict[str, float]] = []
         self.shadow: EncoderShadow | None = None
-        self.settled: Tensor | None = None
+        self.skip_mask: Tensor | None = None
         self.official_active: Tensor | None = None
 
     def use_shadow(self) -> None:
         """Keep a bfloat16 shadow of W_enc from here on; it is made anew from the weights, so it is not saved."""
         self.shadow = EncoderShadow.of(self.rows.W_enc)
 
-    def use_settled(self) -> None:
+    def use_skip_mask(self) -> None:
         """Skip latents that a step cannot change, from here on; found out anew by the steps, so it is not saved."""
-        self.settled = torch.zeros_like(self.rows.b_enc, dtype=torch.uint8)
+        self.skip_mask = torch.zeros_like(self.rows.b_enc, dtype=torch.uint8)
 
     def count_official_activity(self) -> None:
         """Count for the authors' statistics in how many rows each latent's pre-activation was not zero."""

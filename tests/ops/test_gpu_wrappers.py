@@ -56,8 +56,8 @@ def arguments(op: str, N: int = 300) -> tuple:
         inverse = (offsets, rows, rows.clone())
         shadow = EncoderShadow.of(W)
         adam, top = AdamRows.start(W, W.clone(), b_enc, b_pre), TopState.empty(N, M)
-        settled = torch.empty(N, dtype=torch.uint8)
-        constants = (1, 1e-3, 0.9, 0.999, 1e-8, False, True, True, grad, 1, *shadow, torch.empty(2), settled)
+        skip_mask = torch.empty(N, dtype=torch.uint8)
+        constants = (1, 1e-3, 0.9, 0.999, 1e-8, False, True, True, grad, 1, *shadow, torch.empty(2), skip_mask)
         return {
             "topk_encode": (x, W, b_enc, b_pre, K, False, "fp32", *shadow),
             "sparse_decode": (values, indices, W, b_pre),

@@ -59,7 +59,7 @@ def adam_unit_norm_step_(
     k_aux: int = 0,
     shadow: EncoderShadow | None = None,
     scalars: Tensor | None = None,
-    settled: Tensor | None = None,
+    skip_mask: Tensor | None = None,
 ) -> None:
     """Update every parameter and moment in place, as `sparse_backward` followed by `torch.optim.Adam` would.
 
@@ -97,7 +97,7 @@ def adam_unit_norm_step_(
     scalars : Tensor, optional
         ``[2]`` float32 on the device of `rows`, the numbers of `adam_scalars`. They are read when the kernel runs and
         take the place of `step` and `lr`, which a captured CUDA graph would repeat for ever.
-    settled : Tensor, optional
+    skip_mask : Tensor, optional
         ``[n]`` uint8 kept from step to step, zeros at first. A latent that has had no entry yet (all its moments are
         zero) and whose decoder row unit norm leaves as it is would not change by a single bit: it is marked with 1 and
         skipped until it has an entry, by backends that skip; others clear the marks of latents with entries. The result
@@ -127,22 +127,22 @@ def adam_unit_norm_step_(
     if scalars is not None:
         checks.tensor("scalars", scalars, (2,))
         checks.same_device(x=x, scalars=scalars)
-    if settled is not None:
-        checks.tensor("settled", settled, (n,), torch.uint8)
-        checks.same_device(x=x, settled=settled)
-        if not settled.is_contiguous():
-            raise ValueError("settled must be contiguous, because it is updated in place: call .contiguous()")
+    if skip_mask is not None:
+        checks.tensor("skip_mask", skip_mask, (n,), torch.uint8)
+        checks.same_device(x=x, skip_mask=skip_mask)
+        if not skip_mask.is_contiguous():
+            raise ValueError("skip_mask must be contiguous, because it is updated in place: call .contiguous()")
     _adam_unit_norm_step_(
         *rows, x, code.values, code.indices, grad_x_hat, *inverse,
         step, lr, beta1, beta2, eps, relu, project, unit_norm, grad_aux, k_aux,
-        *checked(shadow, n, d, rows.W_enc.device), scalars, settled,
+        *checked(shadow, n, d, rows.W_enc.device), scalars, skip_mask,
     )  # fmt: skip
 
 
 _adam_unit_norm_step_ = dispatch.custom_op(
     reference.adam_unit_norm_step_,
     cuda="cuda",
-    mutates_args=(*AdamRows._fields, "shadow_weights", "shadow_norms", "shadow_residuals", "settled"),
+    mutates_args=(*AdamRows._fields, "shadow_weights", "shadow_norms", "shadow_residuals", "skip_mask"),
 )
 
 

@@ -9,9 +9,9 @@ def adam_unit_norm_step_(**arguments: Any) -> None:
     """Arguments by name as in reference.py; the kernel takes them under these names."""
     indices, (n, d) = arguments["indices"], arguments["W_dec"].shape
     checks.indices_in_range(indices, n)
-    settled = arguments.pop("settled")
-    if settled is not None:
-        settled.index_fill_(0, indices.flatten(), 0)  # nothing is skipped here
+    skip_mask = arguments.pop("skip_mask")
+    if skip_mask is not None:
+        skip_mask.index_fill_(0, indices.flatten(), 0)  # nothing is skipped here
     B, k = indices.shape
     module = cuda_runtime.load()
     space = cuda_runtime.workspace(indices, module.sparse_backward_workspace(B * k, n, d))

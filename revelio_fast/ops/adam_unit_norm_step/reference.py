@@ -12,7 +12,7 @@ def adam_unit_norm_step_(
     x: Tensor, values: Tensor, indices: Tensor, grad_x_hat: Tensor, offsets: Tensor, rows: Tensor, slots: Tensor,
     step: int, lr: float, beta1: float, beta2: float, eps: float, relu: bool, project: bool, unit_norm: bool,
     grad_aux: Tensor | None, k_aux: int, shadow_weights: Tensor | None, shadow_norms: Tensor | None,
-    shadow_residuals: Tensor | None, scalars: Tensor | None, settled: Tensor | None,
+    shadow_residuals: Tensor | None, scalars: Tensor | None, skip_mask: Tensor | None,
 ) -> None:  # fmt: skip
     dW_dec, dW_enc, db_enc, db_pre, _, _ = sparse_backward(
         x, values, indices, grad_x_hat, W_enc, W_dec, b_pre, offsets, rows, slots, relu, False, grad_aux, k_aux
@@ -29,8 +29,8 @@ def adam_unit_norm_step_(
         _adam_(parameter, gradient, mean, square, step_size, correction, beta1, beta2, eps)
     if unit_norm:
         W_dec /= W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    if settled is not None:
-        settled.index_fill_(0, indices.flatten(), 0)
+    if skip_mask is not None:
+        skip_mask.index_fill_(0, indices.flatten(), 0)
     shadow.refresh_(W_enc, shadow_weights, shadow_norms, shadow_residuals)
 
 

@@ -1,4 +1,4 @@
-"""Training that skips settled latents against training that does not: the same bits, and many latents are skipped."""
+"""Training that skips latents against training that does not: the same bits, and many latents are skipped."""
 
 import pytest
 import torch
@@ -14,12 +14,12 @@ X = planted(400, D, directions=8)[0]
 
 
 def run(config: KSAEConfig, *, skip: bool, cut: int | None = None) -> tuple[TrainingState, list[float], list[int]]:
-    """State, FVUs and the number of settled latents after each step; from `cut` on as after a resume."""
+    """State, FVUs and the number of skipped latents after each step; from `cut` on as after a resume."""
 
     def begin(state: TrainingState) -> Stepper:
         step = Stepper(state, config, DEAD_AFTER)
         if not skip:
-            state.settled = None
+            state.skip_mask = None
         return step
 
     def new() -> TrainingState:
@@ -27,7 +27,7 @@ def run(config: KSAEConfig, *, skip: bool, cut: int | None = None) -> tuple[Trai
         sae = KSparseAutoencoder(D, k=config.k, n_latents=N)
         return TrainingState(sae)
 
-    state, rows, losses, settled = new(), TrainingRows(X, 100, 0, 0.0), [], []
+    state, rows, losses, skipped = new(), TrainingRows(X, 100, 0, 0.0), [], []
     step = begin(state)
     for number in range(STEPS):
         if number == cut:
@@ -37,8 +37,8 @@ def run(config: KSAEConfig, *, skip: bool, cut: int | None = None) -> tuple[Trai
             resumed.step, state = state.step, resumed
             step = begin(state)
         losses.append(step(rows.batch(number)).fvu.item())
-        settled.append(int(state.settled.sum()) if state.settled is not None else 0)
-    return state, losses, settled
+        skipped.append(int(state.skip_mask.sum()) if state.skip_mask is not None else 0)
+    return state, losses, skipped
 
 
 @pytest.mark.parametrize("compat", ["paper", "authors"])
@@ -47,13 +47,13 @@ def run(config: KSAEConfig, *, skip: bool, cut: int | None = None) -> tuple[Trai
 def test_skipping_changes_no_bit(compat, aux_k, cut):
     config = KSAEConfig(k=4, n_latents=N, steps=STEPS, batch_size=100, lr=1e-3, compat=compat, aux_k=aux_k)
     want, losses, none = run(config, skip=False)
-    state, same, settled = run(config, skip=True, cut=cut)
+    state, same, skipped = run(config, skip=True, cut=cut)
     assert same == losses and not any(none)
     for name, tensor in want.tensors().items():
         assert torch.equal(state.tensors()[name], tensor), name
-    assert max(settled) > N // 4, "few latents were skipped, so nothing was tested"
+    assert max(skipped) > N // 4, "few latents were skipped, so nothing was tested"
     if aux_k:
-        assert settled[-1] < max(settled) - 20, "AuxK revived few settled latents"
+        assert skipped[-1] < max(skipped) - 20, "AuxK revived few skipped latents"
 
 
 def test_only_the_fused_engine_on_the_cpu_keeps_marks():
@@ -61,5 +61,5 @@ def test_only_the_fused_engine_on_the_cpu_keeps_marks():
         torch.manual_seed(3)
         state = TrainingState(KSparseAutoencoder(D, k=4, n_latents=N))
         Stepper(state, KSAEConfig(k=4, n_latents=N, engine=engine), DEAD_AFTER)
-        assert (state.settled is not None) == (engine == "fused")
-        assert "settled" not in state.tensors()
+        assert (state.skip_mask is not None) == (engine == "fused")
+        assert "skip_mask" not in state.tensors()
