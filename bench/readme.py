@@ -41,7 +41,7 @@ def _filled(mark: re.Match) -> str:
         f"medians of {about['repeats']}; {about['busy_before']:.0%} of the machine busy before "
         f"([JSON](/{source.relative_to(ROOT)}))"
     )
-    if mark[1].endswith("/train"):
+    if mark[1].split("/")[-1] == "train":
         shown = train.table(results)
     else:
         shown = (table_of_peers if "differs" in results["rows"][0] else table)(results["rows"])

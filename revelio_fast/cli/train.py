@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +32,7 @@ def train_sae(
     from revelio_fast.pipeline.preflight import check_writable
     from revelio_fast.store import ActivationStore
 
-    config = replace(config, **_overridden(overrides or []))
+    config = config.changed(**_overridden(overrides or []))
     rows = ActivationStore.open(store)
     config.latents(rows.d)
     held_out = ActivationStore.open(validation) if validation is not None else None

@@ -65,6 +65,10 @@ def parse_config(text: str, name: str = "configuration", overrides: Sequence[str
     values = _current(RunConfig, values, (), places, notes)
     for note in notes:
         warnings.warn(note, RenamedWarning, stacklevel=2)
+    for section in SHARING_SEED if values.get("seeds") else ():
+        if "seed" in (values.get(section) or {}):
+            where = _place((section, "seed"), places)
+            raise ConfigError(f"{where}{section}.seed is given, but seeds asks for several: leave one of the two out.")
     if isinstance(seed := values.get("seed"), int) and 0 <= seed < SEEDS:
         for section in SHARING_SEED:
             if isinstance(given := values.setdefault(section, {}), dict):

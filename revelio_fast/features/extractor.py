@@ -124,7 +124,9 @@ class FeatureExtractor:
             If a layer does not exist; lists the layers there are with their shapes.
         """
         prompts = as_prompts(prompt)
-        if "dtype" in options:
+        if options.get("dtype", "float32") is None:
+            del options["dtype"]
+        elif "dtype" in options:
             options["dtype"] = dtype_name(options["dtype"])
         try:
             config = ExtractConfig(

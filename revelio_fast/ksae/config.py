@@ -151,9 +151,17 @@ class KSAEConfig(Settings):
         values = RECIPES[self.recipe] | {"val_fraction": 0.0 if official else 0.05}
         if official:
             values["init"] = "authors"
-        for name, value in values.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        left = [name for name in values if getattr(self, name) is None]
+        object.__setattr__(self, "_left_to_the_recipe", left)
+        for name in left:
+            object.__setattr__(self, name, values[name])
+
+    def changed(self, **changes: Any) -> KSAEConfig:
+        """The settings with some fields changed; what was left to the recipe follows from the new fields.
+
+        `dataclasses.replace` keeps the values that the recipe has filled in.
+        """
+        return replace(self, **dict.fromkeys(self._left_to_the_recipe) | changes)
 
     def numbers(self) -> dict[str, Any]:
         """The settings that a run's numbers follow from, by name: all but where its rows are taken from."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from revelio_fast.data import ImageItem, ImageSource, open_source
+from revelio_fast.data import open_source
 from revelio_fast.features import FeatureExtractor, MapStore, MapStoreError, extract_maps, extract_to_store
 from revelio_fast.store import ActivationStore, StoreError
 
@@ -74,20 +74,9 @@ def test_resume_false_begins_anew_but_not_where_the_manifest_is_missing(
 def test_names_and_digests_of_a_source_are_stored(
     extractor: FeatureExtractor, class_folder: Path, tmp_path: Path
 ) -> None:
-    """Items that have a ``name`` and a ``content`` hand them on; those that have none do not."""
-
-    class Named(ImageSource):
-        def __getitem__(self, position: int) -> ImageItem:
-            item = super().__getitem__(position)
-            for name, value in (("name", f"{item.image_id}.png"), ("content", bytes([item.image_id + 1]) * 16)):
-                object.__setattr__(item, name, value)
-            return item
-
-    plain = open_source(class_folder)
-    named = Named(plain.name, plain.image_ids, list(plain.labels.values()), plain._paths, plain._opener)
+    items = list(open_source(class_folder))
     for write in (extract_maps, extract_to_store):
-        store = write(extractor, named, tmp_path / f"named {write.__name__}", batch_size=4, progress=False)[KEY]
-        assert store.names == [f"{i}.png" for i in range(11)]
-        assert store.contents is not None and store.contents[:, 0].tolist() == list(range(1, 12))
-    bare = extract_maps(extractor, plain.without_labels(), tmp_path / "bare", batch_size=4, progress=False)[KEY]
-    assert bare.contents is None
+        store = write(extractor, class_folder, tmp_path / write.__name__, batch_size=4, progress=False)[KEY]
+        assert store.names == [item.name for item in items]
+        assert store.contents is not None
+        assert [bytes(each) for each in store.contents.numpy()] == [item.content for item in items]

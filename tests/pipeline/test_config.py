@@ -56,7 +56,7 @@ def test_sections_take_every_field_and_the_runs_seed() -> None:
         (LEAST + "diffc:\n  epochs: 0\n", 3, "diffc.epochs must be a whole number of at least 1, got 0"),
         (LEAST + "diffc:\n  layers: [up_ft9]\n", 3, "diffc.layers names 'up_ft9', which is not among the run's layers"),
         (LEAST + "sae: 3\n", 2, "sae is 3: expected settings"),
-        (LEAST + "seed: -1\n", 2, "seed must be a whole number of at least 0 and below 4294967296, got -1"),
+        (LEAST + "seed: -1\n", 2, "seed must be a whole number of at least 0 and below 9223372036854775808, got -1"),
         (LEAST + "seed: 0\nseed: 1\n", 3, "seed is given twice, first in line 2"),
         ("source:\n  limit: 3\n", 1, "source.spec is missing"),
         (LEAST + "layers: [\n", 3, "not valid YAML"),

@@ -184,7 +184,8 @@ def test_seeds_repeat_what_is_trained_and_nothing_else(settings: str) -> None:
     assert "±" in main_table(summary)
     # A single seed of them finds its stages done.
     again = run(parse_config(settings, overrides=[*quick[:1], "seeds=[5]"]), progress=False)
-    assert all(stage.skipped for stage in again.stages)
+    # The common number of latents, over which purities are compared, may be another one without the other seed.
+    assert all(stage.skipped for stage in again.stages if stage.folder.parent.name != "purity")
     anew = run(parse_config(settings, overrides=[*quick, "seed_features=true", "diffc.enabled=false"]), progress=False)
     kinds = [stage.folder.parent.name for stage in anew.stages]
     # Train and test of the model and of random weights for each seed; raw pixels have none.
