@@ -6,6 +6,7 @@ checked and measured on a GPU.
 python -m bench peers [--help]: other libraries' training step and encoder beside ours.
 python -m bench extract FOLDER [--help]: extraction beside the authors' loop.
 python -m bench train [--help]: the paper's training run from a store on disk.
+python -m bench decode-images FOLDER [--help]: images decoded and preprocessed a second, by workers.
 python -m bench encode-shapes [--help]: topk_encode from one row to a batch, beside torch.
 """
 
@@ -42,6 +43,7 @@ ELSEWHERE = {
     "aot": "bench.gpu_compile",
     "model": "bench.gpu_model",
     "gpu": "bench.gpu",
+    "decode-images": "bench.decode_images",
     "encode-shapes": "bench.encode_shapes",
     "extract": "bench.extract",
     "peers": "bench.peers.run",

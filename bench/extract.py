@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.measure import compare, stamp
+from revelio_fast.data.identity import pixel_digests
 from revelio_fast.features import FeatureExtractor
 from revelio_fast.features.noise import image_noise
 
@@ -51,7 +52,7 @@ class AuthorsLoop:
         path = f"transformer_blocks.{layer[5:]}" if self.dit else UNET_LAYERS[layer]
         hook = self.network.get_submodule(path).register_forward_hook(lambda *event: found.append(event[2]))
         latents = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
-        noise = image_noise(0, range(len(pixels)), timestep, 0, latents.shape[1:])
+        noise = image_noise(0, pixel_digests(pixels), timestep, 0, latents.shape[1:])
         steps = torch.full((len(pixels),), timestep)
         noisy = self.scheduler.add_noise(latents, noise, steps)
         if self.dit:

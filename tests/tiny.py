@@ -1,13 +1,15 @@
-"""Small stand-ins that many tests share: a picture by number, and a CLIP folder with random weights."""
+"""Small stand-ins that many tests share: a picture by number, the key of its noise, a CLIP folder of random weights."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from revelio_fast.data.preprocess import model_input
 from tools.random_model.tokenizers import save_clip_tokenizer
 
 
@@ -35,3 +37,8 @@ def picture(number: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
     rng = np.random.default_rng(number)
     small = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+def digests(images: Sequence[Image.Image], size: int) -> list[bytes]:
+    """What the noise of images is drawn from, at an input size."""
+    return [model_input(image, size).digest for image in images]

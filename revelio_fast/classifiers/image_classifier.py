@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from revelio_fast.classifiers.feature_record import extractor_of
 from revelio_fast.classifiers.map_classifier import MapClassifier, Prediction
@@ -19,6 +18,7 @@ from revelio_fast.classifiers.predictions import Classified, PredictionLog, matc
 from revelio_fast.data import ImageSource, open_source
 from revelio_fast.features import FeatureExtractor
 from revelio_fast.models.prompts import Prompts
+from revelio_fast.progress import tqdm
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,7 +43,7 @@ class ImageClassifier:
     def predict(
         self,
         images: Sequence[Image] | Tensor,
-        image_ids: Sequence[int] | None = None,
+        *,
         prompts: Sequence[str] | None = None,
     ) -> Prediction:
         """Classes and probabilities of some images, in one batch.
@@ -52,12 +52,10 @@ class ImageClassifier:
         ----------
         images : sequence of PIL images, or Tensor
             A tensor is ``[B, 3, image_size, image_size]`` in [-1, 1].
-        image_ids : sequence of int, optional
-            Choose the noise; 0 .. B-1 by default.
         prompts : sequence of str, optional
             One an image, where the training's were not one text for all.
         """
-        return self.model.predict(self.extractor.extract(images, image_ids, False, prompts)[self._key])
+        return self.model.predict(self.extractor.extract(images, pool=False, prompts=prompts)[self._key])
 
     def classify(
         self,
@@ -68,6 +66,7 @@ class ImageClassifier:
         batch_size: int = 8,
         on_error: str = "stop",
         progress: bool = True,
+        workers: int | None = None,
     ) -> Classified:
         """Classify a whole source.
 
@@ -85,6 +84,8 @@ class ImageClassifier:
             What a broken image does.
         progress : bool
             Show a progress bar.
+        workers : int, optional
+            Threads that decode images; see `FeatureExtractor.stream`.
 
         Raises
         ------
@@ -107,20 +108,21 @@ class ImageClassifier:
             "batch_size": batch_size,
             "source": source.name,
         }
-        log = PredictionLog(out, settings, self.class_names, "probability", top)
+        log = PredictionLog(out, source, labels, settings, self.class_names, "probability", top)
         started, timed = time.perf_counter(), 0
         prompts = self.extractor.prompts.texts(source, on_error=on_error, progress=progress)
         batches = self.extractor.stream(
             source, batch_size=batch_size, pool=False, on_error=on_error, progress=False, skip_ids=log.done,
-            prompts=prompts,
+            prompts=prompts, workers=workers,
         )  # fmt: skip
         with tqdm(total=len(source), initial=len(log.done), unit="image", desc="classify", disable=not progress) as bar:
             for batch in batches:
                 probabilities = self.model.predict(batch.features[self._key]).probabilities
                 leading = probabilities.sort(dim=1, descending=True, stable=True)
                 for row, image_id in enumerate(batch.image_ids.tolist()):
-                    item = source.item(image_id)
-                    log.append(item, labels[image_id], leading.indices[row].tolist(), leading.values[row].tolist())
+                    content = bytes(batch.contents[row].tolist())
+                    ranking, scores = leading.indices[row].tolist(), leading.values[row].tolist()
+                    log.append(source.item(image_id), content, ranking, scores)
                 timed += len(batch.image_ids)
                 bar.update(len(batch.image_ids))
         return log.finish(time.perf_counter() - started, timed)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
-from revelio_fast.classifiers.results import accuracy_interval, confusion_matrix
-from revelio_fast.data import ImageItem, ImageSource
+from revelio_fast.atomic import atomic_write_json
+from revelio_fast.classifiers.results import by_class, confusion_matrix
+from revelio_fast.csv_text import csv_text, parse_csv, write_csv
+from revelio_fast.data import BrokenImageError, ImageItem, ImageSource
+from revelio_fast.statistics import wilson_interval
 
-COLUMNS = ("image_id", "path", "label", "predicted")
+COLUMNS = ("image_id", "content", "path", "label", "predicted", "label_number", "predicted_number")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Classified:
         if self.accuracy is not None:
             correct = int(self.confusion.diagonal().sum())
             found["accuracy"] = self.accuracy
-            found["interval"] = list(accuracy_interval(correct, found["labelled"]))
+            found["interval"] = list(wilson_interval(correct, found["labelled"]))
+            found["per_class_accuracy"] = by_class(self.confusion, self.class_names)
             found["confusion"] = self.confusion.tolist()
         return found
 
@@ -76,16 +77,22 @@ class Classified:
 class PredictionLog:
     """The predictions so far, and, with a path, the files that hold them.
 
-    ``NAME.csv`` has ``image_id, path, label, predicted`` (label empty where there is none) and, best first, the names
-    and scores of the leading classes. Every image is written as it is classified; opening the same file again keeps
-    what is there. ``NAME.json`` has the settings, and in the end the metrics.
+    ``NAME.csv`` has ``image_id``, ``content`` (a digest of the image's bytes), ``path``, the names of the true and the
+    predicted class (``label, predicted``), their numbers (``label_number, predicted_number``; label and its number are
+    empty where there is none), and, best first, the names and scores of the leading classes. Every image is written as
+    it is classified. Opening the same file again keeps the predictions of images that are still in the source and have
+    not changed, with the labels they have now. ``NAME.json`` has the settings, and in the end the metrics.
 
     Parameters
     ----------
     path : path or None
         Of the CSV file; None keeps the predictions in memory.
+    source : ImageSource
+        The images that are classified.
+    labels : mapping of int to int
+        ``{image_id: position in class_names or -1}``.
     settings : dict
-        All that the predictions depend on, as JSON values.
+        All that the predictions depend on besides the images, as JSON values.
     class_names : sequence of str
     score : str
         What the scores are: ``"probability"`` or ``"error"``.
@@ -101,6 +108,8 @@ class PredictionLog:
     def __init__(
         self,
         path: str | os.PathLike[str] | None,
+        source: ImageSource,
+        labels: Mapping[int, int],
         settings: dict[str, Any],
         class_names: Sequence[str],
         score: str,
@@ -113,6 +122,8 @@ class PredictionLog:
         leading = [f"{what}_{place}" for place in range(1, self._top + 1) for what in ("class", score)]
         self._columns = [*COLUMNS, *leading]
         self._path = Path(path) if path is not None else None
+        self._source = source
+        self._label_of = labels
         self._settings = json.loads(json.dumps({**settings, "columns": self._columns, "classes": self.class_names}))
         self._ids: list[int] = []
         self._labels: list[int] = []
@@ -127,18 +138,21 @@ class PredictionLog:
         """Ids of the images that are classified."""
         return frozenset(self._ids)
 
-    def append(self, item: ImageItem, label: int, ranking: Sequence[int], scores: Sequence[float]) -> None:
-        """Add an image: classes, best first, and their scores."""
+    def append(self, item: ImageItem, content: bytes, ranking: Sequence[int], scores: Sequence[float]) -> None:
+        """Add an image: the digest of its bytes, classes, best first, and their scores."""
+        label = self._label_of[item.image_id]
         self._ids.append(item.image_id)
         self._labels.append(label)
         self._predicted.append(ranking[0])
         if self._path is None:
             return
-        row: list[Any] = [item.image_id, item.path, label if label >= 0 else "", ranking[0]]
+        true = self._true(label)
+        named = [true[0], self.class_names[ranking[0]], true[1], ranking[0]]
+        row: list[Any] = [item.image_id, content.hex(), item.path, *named]
         for place in range(self._top):
             row += [self.class_names[ranking[place]], f"{scores[place]:.6g}"]
         with self._path.open("a", newline="", encoding="utf-8") as file:
-            file.write(_lines([row]))
+            file.write(csv_text([row]))
 
     def finish(self, seconds: float, timed: int) -> Classified:
         """The result; written to ``NAME.json`` too."""
@@ -163,19 +177,34 @@ class PredictionLog:
                     f"{path} holds predictions made with other settings or by another model (see {about}): "
                     "choose another file, or delete it"
                 )
-            rows = self._complete_rows(path)
+            rows = [row for row in self._complete_rows(path) if self._is_current(int(row[0]), row[1])]
             self._ids = [int(row[0]) for row in rows]
-            self._labels = [int(row[2]) if row[2] else -1 for row in rows]
-            self._predicted = [int(row[3]) for row in rows]
+            self._labels = [self._label_of[image_id] for image_id in self._ids]
+            self._predicted = [int(row[6]) for row in rows]
+            for row, label in zip(rows, self._labels, strict=True):
+                row[3], row[5] = map(str, self._true(label))
         else:
             rows = []
             atomic_write_json(about, {"settings": self._settings, "complete": False})
         # Written again as a whole: a kill may have cut the last line.
-        atomic_write_bytes(path, _lines([self._columns, *rows]).encode())
+        write_csv(path, self._columns, rows)
+
+    def _is_current(self, image_id: int, content: str) -> bool:
+        """Whether the source has the image, with the bytes that were classified."""
+        if image_id not in self._label_of:
+            return False
+        try:
+            return self._source.item(image_id).content.hex() == content
+        except BrokenImageError:
+            return False
+
+    def _true(self, label: int) -> tuple[str, int | str]:
+        """Name and number of an image's class, empty where it has none."""
+        return (self.class_names[label], label) if label >= 0 else ("", "")
 
     def _complete_rows(self, path: Path) -> list[list[str]]:
         text = path.read_text(encoding="utf-8")
-        rows = list(csv.reader(io.StringIO(text, newline="")))[1:]
+        rows = parse_csv(text)[1:]
         if rows and (not text.endswith("\n") or len(rows[-1]) != len(self._columns)):
             rows.pop()
         return rows
@@ -216,9 +245,3 @@ def _settings_in(about: Path) -> Any:
         return json.loads(about.read_text(encoding="utf-8")).get("settings")
     except (OSError, ValueError, AttributeError):
         return None
-
-
-def _lines(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

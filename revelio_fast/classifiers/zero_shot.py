@@ -12,17 +12,19 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from revelio_fast.classifiers.predictions import Classified, PredictionLog, matched_labels
-from revelio_fast.data import ImageSource, image_to_tensor, open_source
+from revelio_fast.data import ImageSource, open_source
+from revelio_fast.data.identity import pixel_digests
 from revelio_fast.data.prefetch import decoded_groups
+from revelio_fast.data.preprocess import model_input
 from revelio_fast.features import FeatureExtractor
 from revelio_fast.features.fixed_shape import FixedShapeForward
 from revelio_fast.features.noise import image_noise
 from revelio_fast.models import OUTPUT
 from revelio_fast.models.clip_prompts import in_sentence, readable
 from revelio_fast.models.embedded_prompts import EmbeddedPrompts
+from revelio_fast.progress import tqdm
 
 LOSSES = ("l2", "l1")
 
@@ -72,8 +74,9 @@ class DenoisingErrors(NamedTuple):
 class ZeroShotClassifier:
     """Classifies images without training: by the error of the noise that the model predicts under each class prompt.
 
-    All classes of an image see the same noise at the same timesteps, drawn from (seed, image id, timestep). On one
-    machine, for one `batch_size`, an image's errors are the same to the last bit, whichever other images are read.
+    All classes of an image see the same noise at the same timesteps, drawn from (seed, pixels, timestep). On one
+    machine, for one `batch_size`, an image's errors are the same to the last bit, whichever other images are read and
+    whatever the image is called.
 
     Parameters
     ----------
@@ -131,10 +134,11 @@ class ZeroShotClassifier:
         self._forward = FixedShapeForward(family.forward, extractor.device)
         count = self.pruning.samples[-1]
         self._timesteps = [(2 * i + 1) * family.num_timesteps // (2 * count) for i in range(count)]
-        self._seed = int(extractor.about()["seed"])
+        self._seed = int(extractor.metadata()["seed"])
 
-    def errors(self, pixels: Tensor, image_id: int = 0) -> DenoisingErrors:
+    def errors(self, pixels: Tensor) -> DenoisingErrors:
         """Judge one image ``[3, S, S]`` in [-1, 1]."""
+        digests = pixel_digests(pixels[None])
         latents = self.extractor.family.encode(pixels[None])
         classes = list(range(len(self.prompts)))
         total = torch.zeros(len(classes), dtype=torch.float64)
@@ -142,7 +146,7 @@ class ZeroShotClassifier:
         dropped: list[int] = []
         for chosen, keep in zip(self.pruning.stages(), self.pruning.keep, strict=True):
             timesteps = [self._timesteps[index] for index in chosen]
-            total[classes] += self._stage(latents, image_id, timesteps, classes)
+            total[classes] += self._stage(latents, digests, timesteps, classes)
             samples[classes] += len(timesteps)
             ranked = sorted(classes, key=lambda c: (float(total[c]), c))
             dropped = ranked[keep:] + dropped
@@ -151,11 +155,11 @@ class ZeroShotClassifier:
                 break
         return DenoisingErrors(classes + dropped, total / samples, samples)
 
-    def _stage(self, latents: Tensor, image_id: int, timesteps: list[int], classes: list[int]) -> Tensor:
+    def _stage(self, latents: Tensor, digests: list[bytes], timesteps: list[int], classes: list[int]) -> Tensor:
         """Summed errors float64 ``[len(classes)]`` over some timesteps; the classes of a timestep follow each other."""
         family = self.extractor.family
         device = latents.device
-        noise = torch.cat([image_noise(self._seed, [image_id], t, 0, latents.shape[1:]) for t in timesteps]).to(device)
+        noise = torch.cat([image_noise(self._seed, digests, t, 0, latents.shape[1:]) for t in timesteps]).to(device)
         steps = torch.tensor(timesteps, device=device)
         clean = latents.expand(len(timesteps), -1, -1, -1)
         noisy, target = family.add_noise(clean, noise, steps), family.target(clean, noise, steps)
@@ -195,13 +199,14 @@ class ZeroShotClassifier:
         top: int = 5,
         on_error: str = "stop",
         progress: bool = True,
+        workers: int | None = None,
     ) -> Classified:
         """Classify a whole source; parameters, files and errors as in `ImageClassifier.classify`."""
         source = open_source(source)
         labels, note = matched_labels(source, self.class_names)
         if note:
             warnings.warn(note, stacklevel=2)
-        about = {name: value for name, value in self.extractor.about().items() if name != "prompt"}
+        about = {name: value for name, value in self.extractor.metadata().items() if name != "prompt"}
         settings = {
             **about,
             "prompts": self.prompts,
@@ -211,18 +216,18 @@ class ZeroShotClassifier:
             "batch_size": self._batch_size,
             "source": source.name,
         }
-        log = PredictionLog(out, settings, self.class_names, "error", top)
+        log = PredictionLog(out, source, labels, settings, self.class_names, "error", top)
         started, timed, right, known = time.perf_counter(), 0, 0, 0
         size = self.extractor.image_size
-        groups = decoded_groups(source, 1, size, functools.partial(image_to_tensor, size=size), log.done)
+        groups = decoded_groups(source, 1, size, functools.partial(model_input, size=size), log.done, workers)
         with tqdm(total=len(source), unit="image", desc="zero-shot", disable=not progress) as bar:
             for group in groups:
                 if group.broken and on_error != "skip":
                     raise group.broken[0]
-                for item in group.items:
-                    found = self.errors(group.pixels[0], item.image_id)
+                for item, content in zip(group.items, group.contents, strict=True):
+                    found = self.errors(group.pixels[0])
                     label = labels[item.image_id]
-                    log.append(item, label, found.ranking, found.errors[found.ranking].tolist())
+                    log.append(item, content, found.ranking, found.errors[found.ranking].tolist())
                     timed += 1
                     known += label >= 0
                     right += label == found.ranking[0]

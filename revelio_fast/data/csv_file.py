@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
-from revelio_fast.data.folders import open_image
-from revelio_fast.data.image_source import NO_LABEL, ImageSource, SourceError
+from revelio_fast.data.errors import SourceError
+from revelio_fast.data.identity import normal_name
+from revelio_fast.data.image_source import NO_LABEL, ImageSource
 from revelio_fast.data.labels import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
@@ -18,13 +20,17 @@ from revelio_fast.data.labels import (
 
 
 def open_csv(table: Path, split: str | None, image_column: str | None, label_column: str | None) -> ImageSource:
-    """Rows of `table`; file paths are relative to its folder. A ``class_name`` column names integer labels."""
+    """Rows of `table`; file paths are relative to its folder. A ``class_name`` column names integer labels.
+
+    An image's name is its path relative to that folder, or the whole path of a file that lies elsewhere.
+    """
     columns, rows = _read(table)
     file_column = find_column(columns, image_column, IMAGE_COLUMNS, "image", str(table))
     if file_column is None:
         raise missing_column(columns, "image", str(table))
     files = [table.parent / _cell(row, file_column, line, table) for line, row in enumerate(rows, start=2)]
-    _refuse_duplicates(table, files)
+    names = [_name(path, table.parent) for path in files]
+    _refuse_duplicates(table, names)
 
     labels, class_names = [NO_LABEL] * len(rows), None
     if label_column != NO_COLUMN:
@@ -45,12 +51,13 @@ def open_csv(table: Path, split: str | None, image_column: str | None, label_col
             raise SourceError(f"{table} has no row of the split {split!r}: its splits are {found}.")
     source = ImageSource(
         str(table) if split is None else f"{table} ({split})",
-        range(len(rows)),
+        names,
         labels,
-        paths=lambda image_id: str(files[image_id]),
-        opener=lambda image_id: open_image(files[image_id]),
+        paths=lambda row: str(files[row]),
+        opener=lambda row: files[row],
         class_names=class_names,
         columns={name: lambda name=name: [row[name] for row in rows] for name in columns},  # type: ignore[misc]
+        names_are=f"paths relative to {table.parent}",
     )
     return source.subset(positions) if split is not None else source
 
@@ -72,18 +79,25 @@ def _cell(row: dict[str, str], column: str, line: int, table: Path) -> str:
     value = (row[column] or "").strip()
     if not value:
         raise SourceError(f"{table}, line {line}: the column {column!r} is empty; it must name an image file.")
+    if "\\" in value and os.sep == "/" and not (table.parent / value).exists():
+        return value.replace("\\", "/")  # written on Windows
     return value
 
 
-def _refuse_duplicates(table: Path, files: list[Path]) -> None:
-    first: dict[Path, int] = {}
-    for line, path in enumerate(files, start=2):
-        if path in first:
+def _name(path: Path, folder: Path) -> str:
+    whole, above = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
+    return normal_name((whole.relative_to(above) if whole.is_relative_to(above) else whole).as_posix())
+
+
+def _refuse_duplicates(table: Path, names: list[str]) -> None:
+    first: dict[str, int] = {}
+    for line, name in enumerate(names, start=2):
+        if name in first:
             raise SourceError(
-                f"{table} lists {path} twice, in lines {first[path]} and {line}: keep one, "
+                f"{table} lists {name} twice, in lines {first[name]} and {line}: keep one, "
                 "or the image would count twice in every figure."
             )
-        first[path] = line
+        first[name] = line
 
 
 def _named(table: Path, labels: list[int], names: list[str]) -> list[str]:

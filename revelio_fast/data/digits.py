@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from revelio_fast.data.image_source import ImageSource, SourceError
+from revelio_fast.data.errors import SourceError
+from revelio_fast.data.image_source import ImageSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,23 +28,24 @@ def _arrays() -> tuple[np.ndarray, np.ndarray]:
 
 
 def open_digits(split: str | None) -> ImageSource:
-    """All digits, or ``"train"`` / ``"test"`` (the last 50 of each class). Ids are positions among the 5,000."""
+    """All digits, or ``"train"`` / ``"test"`` (the last 50 of each class). Names are positions among the 5,000."""
     if split not in (None, "train", "test"):
         raise SourceError(f"The digits have the splits 'train' and 'test', not {split!r}.")
     images, labels = _arrays()
 
-    def opener(image_id: int) -> Image:
+    def opener(row: int) -> Image:
         from PIL import Image
 
-        return Image.fromarray(images[image_id])
+        return Image.fromarray(images[row])
 
     source = ImageSource(
         "digits" if split is None else f"digits ({split})",
-        range(len(images)),
+        [str(row) for row in range(len(images))],
         labels.tolist(),
-        paths=lambda image_id: f"digits, image {image_id}",
+        paths=lambda row: f"digits, image {row}",
         opener=opener,
         class_names=[str(digit) for digit in range(10)],
+        names_are="positions among the 5,000 digits",
     )
     if split is None:
         return source

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from revelio_fast.data.image_source import NO_LABEL, ImageSource, SourceError
+from revelio_fast.data.decode import FORMATS
+from revelio_fast.data.errors import SourceError
+from revelio_fast.data.identity import normal_name
+from revelio_fast.data.image_source import NO_LABEL, ImageSource
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-
-
-def open_image(path: str | os.PathLike[str]) -> Image:
-    """Decode one file."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        image.load()
-        return image
+SUFFIXES = frozenset(f".{each}" for each in FORMATS)
 
 
 def open_folder(folder: Path, split: str | None) -> ImageSource:
-    """A folder of class folders (label = position of the folder's name in alphabetical order) or a flat one."""
+    """A folder of class folders (label = position of the folder's name in alphabetical order) or a flat one.
+
+    An image's name is its path relative to `folder`, with that of the split.
+    """
     root = folder
     if split is not None:
         root = folder / split
@@ -33,7 +25,7 @@ def open_folder(folder: Path, split: str | None) -> ImageSource:
             raise SourceError(f"{folder} has no subfolder {split!r} for the split; its subfolders: {found}.")
     files = sorted(
         (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()),
-        key=lambda path: path.relative_to(root).as_posix(),
+        key=lambda path: normal_name(path.relative_to(root).as_posix()),
     )
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
     if not files:
@@ -41,26 +33,24 @@ def open_folder(folder: Path, split: str | None) -> ImageSource:
             f"{root} holds no images (looked in all subfolders for {', '.join(sorted(SUFFIXES))}). "
             "Give a folder of class folders, a flat folder of images, or a CSV of files and labels."
         )
-    classes = [path.relative_to(root).parts[0] if path.parent != root else None for path in files]
-    name = str(folder) if split is None else f"{folder} ({split})"
-    if all(each is None for each in classes):
-        return _source(name, files, [NO_LABEL] * len(files), None)
-    if None in classes:
+    classes = [normal_name(path.relative_to(root).parts[0]) if path.parent != root else None for path in files]
+    labels, class_names = [NO_LABEL] * len(files), None
+    if None in classes and any(classes):
         loose = files[classes.index(None)]
         raise SourceError(
             f"{root} holds class folders and also loose images ({loose.name}): move those into a class folder, "
             "or give a CSV of files and labels."
         )
-    names = sorted({each for each in classes if each is not None})
-    return _source(name, files, [names.index(str(each)) for each in classes], names)
-
-
-def _source(name: str, files: list[Path], labels: list[int], class_names: list[str] | None) -> ImageSource:
+    if any(classes):
+        class_names = sorted({str(each) for each in classes})
+        position = {name: label for label, name in enumerate(class_names)}
+        labels = [position[str(each)] for each in classes]
     return ImageSource(
-        name,
-        range(len(files)),
+        str(folder) if split is None else f"{folder} ({split})",
+        [path.relative_to(folder).as_posix() for path in files],
         labels,
-        paths=lambda image_id: str(files[image_id]),
-        opener=lambda image_id: open_image(files[image_id]),
+        paths=lambda row: str(files[row]),
+        opener=lambda row: files[row],
         class_names=class_names,
+        names_are=f"paths relative to {folder}",
     )

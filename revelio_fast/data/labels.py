@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from revelio_fast.data.image_source import NO_LABEL, SourceError
+from revelio_fast.data.errors import SourceError
+from revelio_fast.data.image_source import NO_LABEL
 
 NO_COLUMN = "none"
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "target", "category", "variant", "fine_label")

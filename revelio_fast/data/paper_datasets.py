@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from revelio_fast.data.image_source import SourceError
+from revelio_fast.data.errors import SourceError
 
 ROOT_VARIABLE = "REVELIO_DATA"
 PREFIX = "paper:"

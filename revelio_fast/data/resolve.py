@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from revelio_fast.data.image_source import ImageSource, SourceError
+from revelio_fast.data.errors import SourceError
+from revelio_fast.data.hub_id import is_hub_id
+from revelio_fast.data.image_source import ImageSource
 from revelio_fast.data.paper_datasets import PAPER_DATASETS, ROOT_VARIABLE, check_classes, local_copy, paper_name
 
 DIGITS = "digits"
@@ -25,7 +27,8 @@ def open_source(
     Parameters
     ----------
     spec : str, path or ImageSource
-        A folder of class folders; a flat folder of images; a folder with a ``labels.csv``; a CSV file of image
+        A folder of class folders; a flat folder of images (files that end in one of `decode.FORMATS`: jpg, jpeg,
+        jfif, png, webp, avif, bmp, gif, tif, tiff, ppm, pgm, jp2); a folder with a ``labels.csv``; a CSV file of image
         files and labels; a parquet file, a folder of them, or a folder written by ``datasets.save_to_disk``; the id
         of a data set on the Hugging Face Hub; a data set of the paper by its name in `PAPER_DATASETS`, e.g.
         ``"flowers102"`` (``"paper:flowers102"`` where a folder has the same name); or ``"digits"``, the 5,000 MNIST
@@ -45,8 +48,11 @@ def open_source(
     Returns
     -------
     ImageSource
-        Image ids are positions in the whole source (files sorted by path; rows in file order), whatever `split`
-        and `limit` leave out; for a Hugging Face data set they are positions in the split.
+        Its `names` are the keys of the images, and `names_are` says what they are: of a folder or a CSV file, the path
+        relative to the folder (of the CSV file), with ``/`` between folders; of a parquet file or data set, the column
+        ``image_id`` or ``id`` if it tells all rows apart, else the row number, with the split before it
+        (``"train/17"``); of the digits, the position among the 5,000. Ids are 63-bit hashes of the names: they stay
+        whatever `split` and `limit` leave out, and whichever images are added or removed.
 
     Raises
     ------
@@ -71,14 +77,18 @@ def _open(
 
     path = Path(spec).expanduser()
     if path.exists():
-        return _open_path(path, split, image_column, label_column)
+        # A relative and an absolute path are one source: its name and its images' paths go into manifests and keys.
+        return _open_path(Path(os.path.abspath(path)), split, image_column, label_column)
     if spec == DIGITS:
         return digits.open_digits(split)
     name = paper_name(spec)
     if name is not None:
         return _open_paper(name, split, image_column, label_column, root)
-    if path.is_absolute() or spec.startswith((".", "~")) or path.suffix.lower() in (".csv", ".tsv", ".parquet"):
-        raise SourceError(f"There is no file or folder {path}.")
+    if not is_hub_id(spec) or path.suffix.lower() in (".csv", ".tsv", ".parquet"):
+        raise SourceError(
+            f"There is no file or folder {path}. A data set of the Hugging Face Hub is named owner/name, where no "
+            "folder 'owner' lies here; the names known here are 'digits' and those that `revelio-fast datasets` lists."
+        )
     return hugging_face.open_hub(spec, split, image_column, label_column)
 
 

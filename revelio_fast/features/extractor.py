@@ -10,40 +10,51 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from revelio_fast.data import BrokenImageError, ImageItem, ImageSource, open_source
-from revelio_fast.data.prefetch import decoded_groups
-from revelio_fast.data.preprocess import as_pixels, image_to_tensor
+from revelio_fast.data.identity import digest_rows, pixel_digests
+from revelio_fast.data.prefetch import Group, decoded_groups
+from revelio_fast.data.preprocess import as_pixels, model_input
 from revelio_fast.features.batch_features import BatchFeatures, Key
+from revelio_fast.features.config import ExtractConfig
 from revelio_fast.models.embedded_prompts import EmbeddedPrompts
-from revelio_fast.models.families import LayerCost, ModelFamily, find_family
+from revelio_fast.models.families import LayerCost, ModelFamily, open_family
 from revelio_fast.models.prompts import Fixed, Prompts, as_prompts
-from revelio_fast.models.spec import ModelError, ModelSpec, checked_dtype, checked_timesteps, refuse_repeats
+from revelio_fast.models.spec import ModelError, checked_timesteps, dtype_name
+from revelio_fast.progress import Notice, tqdm
+from revelio_fast.settings import SettingsError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 class FeatureBatch(NamedTuple):
-    """Features of some images: ``{(layer, timestep): [B, C] or [B, C, H, W]}``, ids and labels ``[B]`` int64."""
+    """Features of some images of a source, and what identifies them (`revelio_fast.data.identity`)."""
 
     features: dict[Key, Tensor]
+    """``{(layer, timestep): [B, C] or [B, C, H, W]}``."""
     image_ids: Tensor
+    """int64 ``[B]``."""
     labels: Tensor
+    """int64 ``[B]``, -1 for none."""
+    names: list[str]
+    """The images' keys in their source."""
+    contents: Tensor
+    """uint8 ``[B, 16]``: digests of the encoded bytes; another one means that the file has changed."""
 
 
 class FeatureExtractor:
     """Features of a diffusion model's layers for noised images; made by `from_pretrained`.
 
-    An image's feature depends on the image, its id, its prompt, the timestep and the seed. It does not depend on
-    which other images are read, skipped or already done: on one machine, for the same `batch_size` and number of
-    threads, it is the same to the last bit. Another batch size changes only the rounding (kernels may sum in another
-    order).
+    An image's feature depends on the pixels the model sees, its prompt, the timestep and the seed. It does not depend
+    on the image's name, folder or place in a source, nor on which other images are read, skipped or already done: on
+    one machine, for the same `batch_size`, row of the batch and number of threads, it is the same to the last bit.
+    Another batch size, or another row, changes only the rounding (kernels may sum in another order).
 
     Attributes
     ----------
     family : ModelFamily
+    config : ExtractConfig
     layers : tuple of str
     timesteps : tuple of int
     prompts : Prompts
@@ -57,22 +68,20 @@ class FeatureExtractor:
     def __init__(
         self,
         family: ModelFamily,
-        spec: ModelSpec,
+        config: ExtractConfig,
         timesteps: tuple[int, ...],
-        noise_samples: int,
         prompts: Prompts,
         embedded: EmbeddedPrompts,
     ):
         self.family = family
-        self.layers = spec.layers
+        self.config = config
+        self.layers = config.layers
         self.timesteps = timesteps
         self.prompts = prompts
         self.image_size = family.image_size
-        self.device = spec.device
+        self.device = family.device
         self.skipped: list[BrokenImageError] = []
-        self._spec = spec
-        self._noise_samples = noise_samples
-        self._features = BatchFeatures(family, embedded, spec, timesteps, noise_samples)
+        self._features = BatchFeatures(family, embedded, config, timesteps)
 
     @classmethod
     def from_pretrained(
@@ -82,22 +91,16 @@ class FeatureExtractor:
         timesteps: Sequence[int],
         prompt: str | Prompts = "",
         *,
-        image_size: int | None = None,
-        dtype: torch.dtype | str | None = None,
-        seed: int = 0,
-        noise_samples: int = 1,
-        revision: str | None = None,
-        random_weights: bool = False,
         device: torch.device | str | None = None,
-        official: bool = False,
-        compile: bool = False,
+        **options: Any,
     ) -> FeatureExtractor:
         """Load what is needed of a model: the VAE's encoder, the prompt's embedding, the network up to the last layer.
 
         Parameters
         ----------
         model : str or path
-            A folder in diffusers format or a Hub id, e.g. ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``.
+            ``"mini-sd"`` (part of this package), a folder in diffusers format, or a Hub id, e.g.
+            ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``.
         layers : sequence of str
             ``"bottleneck"``, ``"down_ft0"`` .., ``"up_ft0"`` .. (the paper's names) of a UNet, ``"block0"`` .. of a
             transformer, ``"output"`` (what the whole network predicts), or module paths of the network.
@@ -107,26 +110,11 @@ class FeatureExtractor:
             One text for all images (``""`` is the paper's empty prompt), or what `revelio_fast.prompts` offers: a
             ``Column`` of the source, a ``File``, the class that CLIP predicts (``FromClip``), or, as an oracle, the
             true class (``ClassTemplate``). For DiT the text is the name or number of a class.
-        image_size : int, optional
-            Side in pixels; the model's own by default (512 for Stable Diffusion 1.5).
-        dtype : torch.dtype or str, optional
-            Of the weights: float32 (default), ``"bf16"`` or ``"fp16"``; the latter two run channels-last.
-        seed : int
-            Of the noise (and of `random_weights`).
-        noise_samples : int
-            Features are averaged over so many draws of the noise (DIFT).
-        revision : str, optional
-            Branch, tag or commit of a Hub model.
-        random_weights : bool
-            Initialise the denoising network afresh: the baseline. The VAE and the prompt stay the model's.
         device : optional
             ``"cuda"`` if there is one, else ``"cpu"``.
-        official : bool
-            DiT only, for comparison with numbers of the authors' code: no noise is added, and tokens are viewed as
-            maps without the transpose, which scrambles them (`revelio_fast.models.dit.DiT`).
-        compile : bool
-            Compile the truncated network with torch.compile; the first forward of a batch shape takes long, and
-            results differ in the rounding.
+        **options
+            Any other field of `ExtractConfig`: `image_size`, `dtype` (a torch.dtype, too), `seed`, `noise_samples`,
+            `revision`, `random_weights`, `compat`, `compile` ...
 
         Raises
         ------
@@ -136,32 +124,39 @@ class FeatureExtractor:
             If a layer does not exist; lists the layers there are with their shapes.
         """
         prompts = as_prompts(prompt)
-        if isinstance(layers, str) or not layers:
-            raise ModelError(f"layers must be a list of at least one layer name, got {layers!r}.")
-        refuse_repeats("layers", layers)
-        if noise_samples < 1:
-            raise ModelError(f"noise_samples must be at least 1, got {noise_samples}.")
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        spec = ModelSpec(
-            os.fspath(model),
-            tuple(layers),
-            image_size,
-            checked_dtype(dtype),
-            chosen,
-            seed,
-            random_weights,
-            revision,
-            official,
-            compile,
-        )
-        family = find_family(spec.model, revision)(spec)
-        steps = checked_timesteps(timesteps, family.num_timesteps)
+        if "dtype" in options:
+            options["dtype"] = dtype_name(options["dtype"])
+        try:
+            config = ExtractConfig(
+                model=os.fspath(model), layers=_listed(layers), timesteps=_listed(timesteps), **options
+            )
+        except SettingsError as error:
+            raise ModelError(str(error)) from None
+        return cls.from_config(config, prompts, device=device)
+
+    @classmethod
+    def from_config(
+        cls, config: ExtractConfig, prompts: Prompts | None = None, *, device: torch.device | str | None = None
+    ) -> FeatureExtractor:
+        """As `from_pretrained`, from settings.
+
+        Parameters
+        ----------
+        config : ExtractConfig
+        prompts : Prompts, optional
+            Instead of the prompts that the settings name.
+        device : optional
+            ``"cuda"`` if there is one, else ``"cpu"``.
+        """
+        prompts = prompts or config.all_prompts()
+        family = open_family(config, device)
+        steps = checked_timesteps(config.timesteps, family.num_timesteps)
         embedded = EmbeddedPrompts(family)
         if isinstance(prompts, Fixed):
             # Before the network is loaded: the text encoder is gone by then.
             embedded.rows([prompts.text])
         family.load()
-        return cls(family, spec, steps, noise_samples, prompts, embedded)
+        return cls(family, config, steps, prompts, embedded)
 
     @property
     def keys(self) -> list[Key]:
@@ -176,21 +171,14 @@ class FeatureExtractor:
         """All named layers of the model with shapes and costs."""
         return self.family.layer_table()
 
-    def about(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What the features depend on, as JSON values: the part of a manifest that all layers share."""
-        spec = self._spec
-        return {
-            "model": spec.model,
-            "revision": spec.revision,
-            "random_weights": spec.random_weights,
-            "prompt": self.prompts.about(),
-            "seed": spec.seed,
-            "noise_samples": self._noise_samples,
-            "image_size": self.image_size,
-            "model_dtype": str(spec.dtype).removeprefix("torch."),
-            **({"official": True} if spec.official else {}),
-            **({"compiled": True} if spec.compile else {}),
-        }
+        return {**self.config.metadata(), "prompt": self.prompts.about(), "image_size": self.image_size}
+
+    def about(self) -> dict[str, Any]:
+        """The old name of `metadata`, for one release."""
+        warnings.warn("FeatureExtractor.about is called metadata now", DeprecationWarning, stacklevel=2)
+        return self.metadata()
 
     def latents(self, images: Sequence[Image] | Tensor) -> Tensor:
         """What the network would be given without noise: VAE latents (mode, scaled) ``[B, c, h, w]`` float32.
@@ -205,18 +193,16 @@ class FeatureExtractor:
     def extract(
         self,
         images: Sequence[Image] | Tensor,
-        image_ids: Sequence[int] | Tensor | None = None,
+        *,
         pool: bool = True,
         prompts: Sequence[str] | None = None,
     ) -> dict[Key, Tensor]:
-        """Features of some images, in one batch.
+        """Features of some images, in one batch; those that a store of the same images holds, to the rounding.
 
         Parameters
         ----------
         images : sequence of PIL images, or Tensor
             A tensor is ``[B, 3, image_size, image_size]`` in [-1, 1].
-        image_ids : sequence of int, optional
-            Choose the noise; 0 .. B-1 by default.
         pool : bool
             Mean over height and width.
         prompts : sequence of str, optional
@@ -228,16 +214,14 @@ class FeatureExtractor:
             ``{(layer, timestep): [B, C] float32}``, or ``[B, C, H, W]`` in the model's dtype if not `pool`.
         """
         pixels = as_pixels(images, self.image_size)
-        ids = list(range(len(pixels))) if image_ids is None else [int(i) for i in image_ids]
-        if len(ids) != len(pixels):
-            raise ValueError(f"There are {len(pixels)} images but {len(ids)} image_ids.")
         if prompts is None:
             if not isinstance(self.prompts, Fixed):
                 raise ValueError(f"This extractor's prompts are {self.prompts}: give one for each image with prompts.")
-            prompts = [self.prompts.text] * len(ids)
-        if len(prompts) != len(ids):
-            raise ValueError(f"There are {len(ids)} images but {len(prompts)} prompts.")
-        return self._features(pixels, ids, list(range(len(ids))), list(prompts), (), pool)
+            prompts = [self.prompts.text] * len(pixels)
+        if len(prompts) != len(pixels):
+            raise ValueError(f"There are {len(pixels)} images but {len(prompts)} prompts.")
+        rows = list(range(len(pixels)))
+        return self._features(pixels, pixel_digests(pixels), rows, list(prompts), (), pool)
 
     def stream(
         self,
@@ -250,6 +234,7 @@ class FeatureExtractor:
         skip_ids: Container[int] = (),
         prompts: Mapping[int, str] | None = None,
         draw: int = 0,
+        workers: int | None = None,
     ) -> Iterator[FeatureBatch]:
         """Features of a whole source, batch by batch, in its order.
 
@@ -271,6 +256,9 @@ class FeatureExtractor:
             ``{image_id: prompt}``; by default those that the extractor's `prompts` give for the source.
         draw : int
             Which of an image's independent noises to take: another one for each random crop or epoch.
+        workers : int, optional
+            Threads that decode images ahead of the model; one for each core, at most 8, by default. 0 decodes in the
+            calling thread. The features do not depend on it.
 
         Yields
         ------
@@ -288,12 +276,14 @@ class FeatureExtractor:
         source = open_source(source)
         if prompts is None:
             prompts = self.prompts.texts(source, on_error=on_error, progress=progress)
-        return self._stream(source, batch_size, pool, on_error == "skip", progress, skip_ids, prompts, draw)
+        preprocess = functools.partial(model_input, size=self.image_size)
+        groups = decoded_groups(source, batch_size, self.image_size, preprocess, skip_ids, workers)
+        return self._stream(source, groups, pool, on_error == "skip", progress, skip_ids, prompts, draw)
 
     def _stream(
         self,
         source: ImageSource,
-        batch_size: int,
+        groups: Iterator[Group],
         pool: bool,
         skip: bool,
         progress: bool,
@@ -302,8 +292,6 @@ class FeatureExtractor:
         draw: int,
     ) -> Iterator[FeatureBatch]:
         self.skipped = []
-        preprocess = functools.partial(image_to_tensor, size=self.image_size)
-        groups = decoded_groups(source, batch_size, self.image_size, preprocess, skip_ids)
         order = source.image_ids
         seen = 0
         with tqdm(total=len(source), unit="image", desc="extract", disable=not progress) as bar:
@@ -313,21 +301,29 @@ class FeatureExtractor:
                 self.skipped.extend(group.broken)
                 seen += group.size
                 if group.rows:
-                    ids = [item.image_id for item in group.items]
                     later = (order[p] for p in range(seen, len(order)))
                     upcoming = (prompts[i] for i in later if i not in skip_ids and i in prompts)
                     texts = [_prompt_of(item, prompts) for item in group.items]
-                    features = self._features(group.pixels, ids, group.rows, texts, upcoming, pool, draw)
-                    labels = torch.tensor([item.label for item in group.items])
-                    yield FeatureBatch(features, torch.tensor(ids), labels)
+                    yield FeatureBatch(
+                        self._features(group.pixels, group.digests, group.rows, texts, upcoming, pool, draw),
+                        torch.tensor([item.image_id for item in group.items]),
+                        torch.tensor([item.label for item in group.items]),
+                        [item.name for item in group.items],
+                        digest_rows(group.contents),
+                    )
                 bar.update(group.size)
         if self.skipped:
             named = ", ".join(error.path for error in self.skipped[:3])
             more = " ..." if len(self.skipped) > 3 else ""
-            warnings.warn(f"{len(self.skipped)} broken images were skipped: {named}{more}", stacklevel=2)
+            warnings.warn(f"{len(self.skipped)} broken images were skipped: {named}{more}", Notice, stacklevel=2)
+
+
+def _listed(values: Any) -> Any:
+    """A sequence as a tuple; a text or a single number as it is, for `ExtractConfig` to refuse."""
+    return values if isinstance(values, str | int) else tuple(values)
 
 
 def _prompt_of(item: ImageItem, prompts: Mapping[int, str]) -> str:
     if item.image_id not in prompts:
-        raise ValueError(f"There is no prompt for image {item.image_id} ({item.path}): prompts must name every image.")
+        raise ValueError(f"There is no prompt for the image {item.path}: prompts must have the id of every image.")
     return prompts[item.image_id]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from revelio_fast.atomic import atomic_write_bytes
+from revelio_fast.csv_text import read_csv, write_csv
 from revelio_fast.data import ImageSource, SourceError
 from revelio_fast.models.prompts import Fixed, Prompts
 
@@ -23,26 +21,20 @@ def record_name(prompts: Prompts) -> str | None:
 
 
 def record(path: Path, texts: Mapping[int, str], source: ImageSource) -> None:
-    """Write each image's prompt beside the stores, ``image_id,path,prompt``; adds to what is there.
+    """Write each image's prompt beside the stores, ``image_id,path,prompt``, sorted by path; adds to what is there.
 
     Raises
     ------
     SourceError
         If an image had another prompt when the extraction was begun.
     """
-    known: dict[int, tuple[str, str]] = {}
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            known = {int(row["image_id"]): (row["path"], row["prompt"]) for row in csv.DictReader(file)}
+    known = {int(row["image_id"]): (row["path"], row["prompt"]) for row in read_csv(path)}
     for image_id, text in texts.items():
         if image_id in known and known[image_id][1] != text:
             raise SourceError(
-                f"The prompt of image {image_id} was {known[image_id][1]!r} when the features in {path.parent} were "
-                f"begun ({path.name}), now {text!r}: choose another folder, or delete this one."
+                f"The prompt of {known[image_id][0]} was {known[image_id][1]!r} when the features in {path.parent} "
+                f"were begun ({path.name}), now {text!r}: choose another folder, or delete this one."
             )
         known[image_id] = (source.item(image_id).path, text)
-    out = io.StringIO(newline="")
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["image_id", "path", "prompt"])
-    rows.writerows([image_id, *known[image_id]] for image_id in sorted(known))
-    atomic_write_bytes(path, out.getvalue().encode())
+    ordered = sorted(known, key=lambda each: known[each])
+    write_csv(path, ["image_id", "path", "prompt"], [[image_id, *known[image_id]] for image_id in ordered])

@@ -33,7 +33,7 @@ def take_step(
     `dead` lists the latents that the AuxK loss may use. `scalars` are those of `ops.adam_scalars` on the device; with
     them, and without dead latents, the fused step reads nothing back and can be captured as a CUDA graph.
     """
-    if config.semantics == "official":
+    if config.compat == "authors":
         with torch.no_grad():
             state.rows.W_dec.div_(state.rows.W_dec.norm(dim=1, keepdim=True))
     if dead is not None and not len(dead):
@@ -75,12 +75,12 @@ def fused_step(
         beta1=config.betas[0],
         beta2=config.betas[1],
         relu=sae.relu,
-        unit_norm=config.semantics == "paper",
+        unit_norm=config.compat == "paper",
         grad_aux=grad_aux,
         k_aux=both.values.shape[1] - sae.k,
         shadow=state.shadow,
         scalars=scalars,
-        settled=state.settled,
+        skip_mask=state.skip_mask,
     )
     return StepResult(code, loss, aux_loss)
 
@@ -117,7 +117,7 @@ def autograd_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Ten
         assert grad is not None, "backward() reached no decoder row"
         grad -= (grad * W_dec).sum(1, keepdim=True) * W_dec
         optimiser.step()
-        if config.semantics == "paper":
+        if config.compat == "paper":
             W_dec.div_(W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
     for parameter in parameters:
         parameter.grad = None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from revelio_fast import ops
+from revelio_fast import ops, seeds
 from revelio_fast.ksae.batches import TrainingRows
 from revelio_fast.ksae.config import KSAEConfig
 from revelio_fast.ksae.model import KSparseAutoencoder
@@ -20,9 +20,9 @@ def new_sae(rows: TrainingRows, config: KSAEConfig) -> KSparseAutoencoder:
     """A model for these rows, on the CPU; b_pre is the mean of the data (authors' semantics: of the first batch)."""
     d = rows.features.d
     # The batch that gives the authors' b_dec is taken from their loader: training begins with the next one.
-    mean = (mean_rows(rows.batch(0)) if config.semantics == "official" else rows.mean).cpu()
+    mean = (mean_rows(rows.batch(0)) if config.compat == "authors" else rows.mean).cpu()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seeds.derive(config.seed, "ksae.init"))
         sae = KSparseAutoencoder(d, k=config.k, n_latents=config.latents(d), relu=config.relu)
         sae.b_pre.copy_(mean)
         if config.init == "authors":

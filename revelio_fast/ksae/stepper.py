@@ -63,7 +63,7 @@ class Stepper:
         self._graphs: dict[torch.Size, tuple[Any, Tensor, StepReport]] = {}
         self._seen: dict[torch.Size, int] = {}
         if device.type == "cpu" and config.engine == "fused":
-            state.use_settled()
+            state.use_skip_mask()
         if self._capture:
             numbers = range(1, config.steps + 1)
             table = [adam_scalars(number, config.lr_at(number), *config.betas) for number in numbers]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import statistics
@@ -13,9 +11,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
+from revelio_fast.atomic import atomic_write_json
+from revelio_fast.csv_text import write_csv
 from revelio_fast.ksae.batches import FEWEST_HELD_OUT, TrainingRows, training_device
 from revelio_fast.ksae.config import KSAEConfig
 from revelio_fast.ksae.evaluation import held_out_fvu, official_statistics
@@ -24,6 +22,7 @@ from revelio_fast.ksae.model import KSparseAutoencoder
 from revelio_fast.ksae.row_sources import StoreLike, given_validation
 from revelio_fast.ksae.state import TrainingState, load_checkpoint, save_checkpoint
 from revelio_fast.ksae.stepper import Stepper
+from revelio_fast.progress import tqdm
 
 
 @dataclass
@@ -35,8 +34,8 @@ class KSAEResult:
     sae : KSparseAutoencoder
     history : dict of str to list of float
         Columns ``step, lr, fvu, l0, dead, aux_loss, holdout_fvu`` (NaN where not measured), one entry per logged step;
-        ``official_l0``, ``official_dead`` and ``official_explained_variance`` with official semantics. `fvu` is that of
-        the batch before its update.
+        ``official_l0``, ``official_dead`` and ``official_explained_variance`` with ``compat="authors"``. `fvu` is that
+        of the batch before its update.
     metrics : dict of str to float
         Final ``fvu`` (mean of the last 10 logged), ``holdout_fvu``, ``l0``, ``dead``, ``steps``, ``rows_seen``, and
         ``seconds`` of this call (not written to disk, so that equal runs leave equal files).
@@ -96,10 +95,10 @@ def train_ksae(
         If a shard cannot be read, names the file.
     """
     config, started = config or KSAEConfig(), time.perf_counter()
-    official = config.semantics == "official"
-    holdout = 0.0 if validation is not None else config.holdout or 0.0
+    official = config.compat == "authors"
+    val_fraction = 0.0 if validation is not None else config.val_fraction or 0.0
     rows = TrainingRows(
-        data, config.batch_size, config.seed, holdout, keep_short=official, where=config.data, progress=progress
+        data, config.batch_size, config.seed, val_fraction, keep_short=official, where=config.data, progress=progress
     )
     config = config.for_width(rows.features.d)
     held_out, why_none = rows.held_out, rows.why_none
@@ -221,8 +220,4 @@ def _write(
 
 
 def _write_history(folder: Path, state: TrainingState) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(state.history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(state.history)
-    atomic_write_bytes(folder / "history.csv", text.getvalue().encode())
+    write_csv(folder / "history.csv", list(state.history[0]), [list(entry.values()) for entry in state.history])

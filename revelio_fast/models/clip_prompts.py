@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -16,14 +14,15 @@ import torch
 from torch import Tensor
 
 from revelio_fast.atomic import atomic_write_bytes
-from revelio_fast.data import PAPER_DATASETS, ImageSource, SourceError
+from revelio_fast.csv_text import csv_text, read_csv
+from revelio_fast.data import PAPER_DATASETS, BrokenImageError, ImageItem, ImageSource, SourceError
 from revelio_fast.data.paper_datasets import PHOTO_TEMPLATES
 from revelio_fast.data.prefetch import decoded_groups
-from revelio_fast.data.preprocess import to_rgb
+from revelio_fast.data.preprocess import ModelInput, to_rgb
 from revelio_fast.models.families import read_config
 from revelio_fast.models.spec import ModelError
 
-COLUMNS = ("image_id", "path", "label", "class_name", "prompt", "confidence")
+COLUMNS = ("image_id", "content", "path", "label", "class_name", "prompt", "confidence")
 
 
 class Prediction(NamedTuple):
@@ -31,6 +30,9 @@ class Prediction(NamedTuple):
 
     label: int
     confidence: float
+
+
+Found = tuple[ImageItem, bytes, Prediction]
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ def zero_shot(
     prompt : str, optional
         The sentence that the CSV file shows for each image; the first of `templates` by default.
     cache_dir : path, optional
-        Predictions are appended to ``clip-<key>.csv`` there after every batch, and images listed there (same id, same
-        path) are not computed again. The key is of the model, the class names, the sentences and the source.
+        Predictions are appended to ``clip-<key>.csv`` there after every batch, and images listed there (same name,
+        same content) are not computed again. The key is of the model, the class names and the sentences.
     on_error : {"stop", "skip"}
         A broken image raises BrokenImageError, or is left out.
 
@@ -128,14 +130,14 @@ def zero_shot(
     cache: Path | None = None
     found: dict[int, Prediction] = {}
     if cache_dir is not None:
-        cache = Path(cache_dir) / f"clip-{_key(model, revision, sentences, shown, source)}.csv"
+        cache = Path(cache_dir) / f"clip-{_key(model, revision, sentences, shown)}.csv"
         found = _cached(cache, source)
     if any(image_id not in found for image_id in source.image_ids):
         clip = _Clip(os.fspath(model), revision, device)
         for batch in clip.predict(source, sentences, batch_size, found, on_error == "skip", progress):
-            found |= batch
+            found |= {item.image_id: prediction for item, _, prediction in batch}
             if cache is not None:
-                _append(cache, source, batch, names, shown)
+                _append(cache, batch, names, shown)
     labels = {image_id: label for image_id, label in source.labels.items() if label >= 0 and image_id in found}
     right = sum(found[image_id].label == label for image_id, label in labels.items())
     return ZeroShot(
@@ -154,13 +156,13 @@ class _Clip:
         if kind != "clip":
             raise ModelError(f"{model} is of type {kind!r}: give a CLIP model such as openai/clip-vit-large-patch14.")
         try:
-            from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+            from transformers import AutoTokenizer, CLIPModel
         except ImportError as error:
             raise ModelError("CLIP needs more packages: pip install 'revelio-fast[models]'.") from error
         options: dict[str, Any] = {"revision": revision} if revision else {}
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(model, **options)
-            self._processor = CLIPImageProcessor.from_pretrained(model, **options)
+            self._processor = _image_processor().from_pretrained(model, **options)
             network: Any = CLIPModel.from_pretrained(model, dtype=torch.float32, use_safetensors=True, **options)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(
@@ -171,8 +173,8 @@ class _Clip:
         self._network = network.eval().to(self._device)
         self._size = int(network.config.vision_config.image_size)
 
-    def _preprocess(self, image: Any) -> Tensor:
-        return self._processor(images=to_rgb(image), return_tensors="pt")["pixel_values"][0].float()
+    def _preprocess(self, image: Any) -> ModelInput:
+        return ModelInput(self._processor(images=to_rgb(image), return_tensors="np")["pixel_values"][0], b"")
 
     def _classes(self, sentences: Sequence[Sequence[str]]) -> Tensor:
         """Unit embeddings ``[classes, width]``."""
@@ -192,9 +194,9 @@ class _Clip:
         known: dict[int, Prediction],
         skip: bool,
         progress: bool,
-    ) -> Iterator[dict[int, Prediction]]:
-        """Predictions of the images that are not in `known`, batch by batch."""
-        from tqdm.auto import tqdm
+    ) -> Iterator[list[Found]]:
+        """Images that are not in `known`, their contents and predictions, batch by batch."""
+        from revelio_fast.progress import tqdm
 
         classes = self._classes(sentences)
         scale = self._network.logit_scale.exp()
@@ -207,12 +209,19 @@ class _Clip:
                     seen = self._network.vision_model(pixel_values=group.pixels.to(self._device)).pooler_output
                     images = _unit(self._network.visual_projection(seen))
                     best = (scale * images @ classes.T).softmax(1).max(1)
-                    rows = zip(group.items, group.rows, strict=True)
-                    yield {
-                        item.image_id: Prediction(int(best.indices[row]), round(float(best.values[row]), 6))
-                        for item, row in rows
-                    }
+                    predictions = [
+                        Prediction(int(best.indices[row]), round(float(best.values[row]), 6)) for row in group.rows
+                    ]
+                    yield list(zip(group.items, group.contents, predictions, strict=True))
                 bar.update(group.size)
+
+
+def _image_processor() -> Any:
+    """The one of CLIP's image processors that uses PIL and numpy only, as a thread that decodes must."""
+    import transformers
+
+    # Since transformers 5 the plain name stands for one that uses torchvision.
+    return getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -224,41 +233,41 @@ def _key(
     revision: str | None,
     sentences: Sequence[Sequence[str]],
     shown: Sequence[str],
-    source: ImageSource,
 ) -> str:
     folder = Path(model).expanduser()
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    text = json.dumps([os.fspath(model), revision, stamps, sentences, shown, source.name])
+    text = json.dumps([os.fspath(model), revision, stamps, sentences, shown])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _cached(path: Path, source: ImageSource) -> dict[int, Prediction]:
-    """Predictions of an earlier run; a line that a kill cut off is cut off the file, too."""
+    """Predictions of an earlier run for images that are still the same; a line that a kill cut off is removed."""
     if not path.is_file():
         return {}
     lines = path.read_bytes().splitlines(keepends=True)
     whole = b"".join(line for line in lines if line.endswith(b"\n"))
     if len(whole) < path.stat().st_size:
         atomic_write_bytes(path, whole)
-    paths = {item.image_id: item.path for item in source}
+    known = {int(row["image_id"]): row for row in read_csv(path)}
     return {
-        int(row["image_id"]): Prediction(int(row["label"]), float(row["confidence"]))
-        for row in csv.DictReader(io.StringIO(whole.decode()))
-        if paths.get(int(row["image_id"])) == row["path"]
+        item.image_id: Prediction(int(row["label"]), float(row["confidence"]))
+        for item in source
+        if (row := known.get(item.image_id)) is not None and _unchanged(item, row["content"])
     }
 
 
-def _append(
-    path: Path, source: ImageSource, batch: dict[int, Prediction], names: Sequence[str], shown: Sequence[str]
-) -> None:
+def _unchanged(item: ImageItem, content: str) -> bool:
+    try:
+        return item.content.hex() == content
+    except BrokenImageError:
+        return False
+
+
+def _append(path: Path, batch: Sequence[Found], names: Sequence[str], shown: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    if not path.is_file():
-        rows.writerow(COLUMNS)
-    for image_id, (label, confidence) in batch.items():
-        where = source.item(image_id).path
-        rows.writerow([image_id, where, label, names[label], shown[label], confidence])
+    rows: list[Sequence[Any]] = [] if path.is_file() else [COLUMNS]
+    for item, content, (label, confidence) in batch:
+        rows.append([item.image_id, content.hex(), item.path, label, names[label], shown[label], confidence])
     with path.open("ab") as file:
-        file.write(text.getvalue().encode())
+        file.write(csv_text(rows).encode())

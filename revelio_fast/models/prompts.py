@@ -6,13 +6,17 @@ import csv
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from revelio_fast.data import ImageSource, SourceError
+from revelio_fast.data.identity import normal_name
 from revelio_fast.models.clip_prompts import ZeroShot, default_templates, in_sentence, readable, zero_shot
 from revelio_fast.models.spec import ModelError
+from revelio_fast.settings import Settings, option
 
+KEY_COLUMNS = ("name", "image_id")
 FILE_COLUMNS = ("file", "path", "file_name", "image")
 
 
@@ -75,16 +79,17 @@ class Column(Prompts):
         for image_id, value in found.items():
             if not isinstance(value, str):
                 raise SourceError(
-                    f"The column {self.column!r} holds {value!r} for image {image_id} ({source.item(image_id).path}): "
+                    f"The column {self.column!r} holds {value!r} for the image {source.item(image_id).path}: "
                     "a prompt is a text."
                 )
         return found
 
 
 class File(Prompts):
-    """A CSV (or TSV) file with a column ``prompt`` and a column ``image_id`` or ``file``.
+    """A CSV (or TSV) file with a column ``prompt`` and a column ``name``, ``image_id`` or ``file``.
 
-    A file is named as the source names it or relative to the CSV file's folder.
+    A name is that of the source's `names`. A file is named as the source names it or relative to the CSV file's
+    folder.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -97,30 +102,32 @@ class File(Prompts):
         by_name, kind = self._read()
         found: dict[int, str] = {}
         for item in source:
-            name = str(item.image_id) if kind == "image_id" else os.path.abspath(item.path)
+            name = {"name": item.name, "image_id": str(item.image_id)}.get(kind) or os.path.abspath(item.path)
             if name not in by_name:
-                raise SourceError(f"{self.path} has no prompt for image {item.image_id} ({item.path}): add its line.")
+                raise SourceError(f"{self.path} has no prompt for the image {item.path}: add a line for {name}.")
             found[item.image_id] = by_name[name]
         return found
 
     def _read(self) -> tuple[dict[str, str], str]:
-        """Prompts by image id or absolute path, and which of the two."""
+        """Prompts by name, image id or absolute path, and the column that holds it."""
         try:
             with self.path.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file, delimiter="\t" if self.path.suffix.lower() == ".tsv" else ",")
                 rows, columns = list(reader), list(reader.fieldnames or [])
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise SourceError(f"The prompts {self.path} cannot be read: {error}.") from error
-        kind = next((name for name in ("image_id", *FILE_COLUMNS) if name in columns), None)
+        kind = next((name for name in (*KEY_COLUMNS, *FILE_COLUMNS) if name in columns), None)
         if kind is None or "prompt" not in columns:
             raise SourceError(
-                f"{self.path} must have a column 'prompt' and a column 'image_id' or 'file': its columns are "
+                f"{self.path} must have a column 'prompt' and a column 'name', 'image_id' or 'file': its columns are "
                 f"{', '.join(map(repr, columns))}."
             )
         found: dict[str, str] = {}
         for line, row in enumerate(rows, start=2):
             name = (row[kind] or "").strip()
-            if kind != "image_id":
+            if kind == "name":
+                name = normal_name(name)
+            elif kind != "image_id":
                 name = os.path.abspath(self.path.parent / name)
             if name in found:
                 raise SourceError(f"{self.path}, line {line}: {row[kind]!r} has a prompt already, above: keep one.")
@@ -150,7 +157,7 @@ class ClassTemplate(Prompts):
         sentences = [in_sentence(self.template, readable(name)) for name in source.class_names]
         for item in source:
             if not 0 <= item.label < len(sentences):
-                raise SourceError(f"Image {item.image_id} ({item.path}) has no class to put into {self.template!r}.")
+                raise SourceError(f"The image {item.path} has no class to put into {self.template!r}.")
         return {image_id: sentences[label] for image_id, label in source.labels.items()}
 
 
@@ -242,37 +249,68 @@ def as_prompts(prompt: str | Prompts) -> Prompts:
     return Fixed(prompt)
 
 
-def choose_prompts(
-    text: str = "",
-    *,
-    column: str | None = None,
-    file: str | os.PathLike[str] | None = None,
-    from_clip: str | os.PathLike[str] | None = None,
-    template: str | None = None,
-    clip_templates: Sequence[str] | None = None,
-    clip_revision: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-) -> Prompts:
-    """The prompts that a command or a configuration asks for; `template` without `from_clip` is a `ClassTemplate`.
+@dataclass(frozen=True)
+class PromptConfig(Settings):
+    """Where prompts come from, if not one text for all; for pooled features and Diff-C's maps alike.
 
-    Raises
-    ------
-    SourceError
-        If more than one kind is asked for.
+    Parameters
+    ----------
+    column : str, optional
+        Column of the source that holds prompts, e.g. captions.
+    file : str, optional
+        CSV file with columns 'prompt' and 'image_id' or 'file'.
+    from_clip : str, optional
+        CLIP model, a folder or a Hub id: a sentence around the class that it predicts zero-shot.
+    template : str, optional
+        Sentence with {} for the class that CLIP predicts; without a CLIP model for the TRUE class: an oracle, the
+        features know the label.
+    clip_templates : sequence of str, optional
+        Sentences that ask CLIP, {} for the class, separated by |; the data set's by default.
+    clip_revision : str, optional
+        Branch, tag or commit of the CLIP model.
     """
-    kinds = {
-        "a text": text or None,
-        "a column": column,
-        "a file": file,
-        "a template or CLIP": from_clip if from_clip is not None else template,
-    }
-    asked = [name for name, value in kinds.items() if value is not None]
-    if len(asked) > 1:
-        raise SourceError(f"Prompts come from one place only, but {' and '.join(asked)} were given: choose one.")
-    if column is not None:
-        return Column(column)
-    if file is not None:
-        return File(file)
-    if from_clip is not None:
-        return FromClip(from_clip, clip_templates, template, revision=clip_revision, cache_dir=cache_dir)
-    return Fixed(text) if template is None else ClassTemplate(template)
+
+    column: str | None = None
+    file: str | None = None
+    from_clip: str | None = None
+    template: str | None = None
+    clip_templates: tuple[str, ...] | None = option(None, separator="|")
+    clip_revision: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.prompts()
+
+    def prompts(self, text: str = "", cache_dir: str | os.PathLike[str] | None = None) -> Prompts:
+        """The prompts that are asked for; `template` without `from_clip` is a `ClassTemplate`.
+
+        Parameters
+        ----------
+        text : str
+            One for all images.
+        cache_dir : path, optional
+            Where CLIP's predictions are kept.
+
+        Raises
+        ------
+        SourceError
+            If more than one kind is asked for.
+        """
+        kinds = {
+            "a text": text or None,
+            "a column": self.column,
+            "a file": self.file,
+            "a template or CLIP": self.from_clip if self.from_clip is not None else self.template,
+        }
+        asked = [name for name, value in kinds.items() if value is not None]
+        if len(asked) > 1:
+            raise SourceError(f"Prompts come from one place only, but {' and '.join(asked)} were given: choose one.")
+        if self.column is not None:
+            return Column(self.column)
+        if self.file is not None:
+            return File(self.file)
+        if self.from_clip is not None:
+            return FromClip(
+                self.from_clip, self.clip_templates, self.template, revision=self.clip_revision, cache_dir=cache_dir
+            )
+        return Fixed(text) if self.template is None else ClassTemplate(self.template)

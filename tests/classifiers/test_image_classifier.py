@@ -48,7 +48,7 @@ def test_it_remembers_its_features(classifier: ImageClassifier, trained: Path) -
     assert record["model"] == "mini-sd" and (record["layer"], record["timestep"]) == ("up_ft2", 25)
     assert record["seed"] == 3 and record["image_size"] == 32 and "class_names" not in record
     assert classifier.extractor.keys == [("up_ft2", 25)] and classifier.class_names == ["dark", "light"]
-    assert classifier.extractor.about()["seed"] == 3
+    assert classifier.extractor.metadata()["seed"] == 3
     assert feature_record({"model": str(mini_sd_path()), "source": "x"}) == {"model": "mini-sd"}
 
 
@@ -61,7 +61,7 @@ def test_predictions_are_those_of_extraction_and_classifier(
         classifier.extractor, pictures, tmp_path / "maps", batch_size=8, store_dtype=torch.float32, progress=False
     )["up_ft2", 25]
     expected = classifier.model.predict(store.maps, batch_size=8)
-    assert torch.equal(found.predicted, expected.labels) and found.image_ids.tolist() == list(range(40))
+    assert torch.equal(found.predicted, expected.labels) and found.image_ids.tolist() == open_source(pictures).image_ids
     # Dark against light pictures; chance is 20 +- 3 of 40.
     assert found.accuracy is not None and found.accuracy > 0.8 and found.timed == 40
     right = (found.predicted == found.labels).double().mean()
@@ -70,20 +70,23 @@ def test_predictions_are_those_of_extraction_and_classifier(
     assert found.confusion.sum() == 40 and int(wrong[1]) == 20 - int(found.predicted[20:].sum())
     with out.open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["image_id", "path", "label", "predicted", "class_1", "probability_1", "class_2",
-                             "probability_2"]  # fmt: skip
+    assert list(rows[0]) == ["image_id", "content", "path", "label", "predicted", "label_number", "predicted_number",
+                             "class_1", "probability_1", "class_2", "probability_2"]  # fmt: skip
     written = torch.tensor([float(row["probability_1"]) for row in rows])
     torch.testing.assert_close(written, expected.probabilities.max(1).values, atol=1e-6, rtol=1e-5)
     assert [row["class_1"] for row in rows] == [["dark", "light"][c] for c in expected.labels.tolist()]
-    assert rows[25]["path"].endswith("light/05.png") and rows[25]["label"] == "1"
+    assert rows[25]["path"].endswith("light/05.png") and (rows[25]["label"], rows[25]["label_number"]) == ("light", "1")
+    assert [row["predicted"] for row in rows] == [row["class_1"] for row in rows]
     about = json.loads(out.with_suffix(".json").read_text())
     assert about["complete"] and about["metrics"]["accuracy"] == found.accuracy
+    dark = about["metrics"]["per_class_accuracy"][0]
+    assert dark == {"class": "dark", "images": 20, "accuracy": int(found.confusion[0, 0]) / 20}
     assert about["metrics"]["confusion"] == found.confusion.tolist() and about["metrics"]["seconds_per_image"] > 0
 
 
 def test_some_images_at_once(classifier: ImageClassifier, pictures: Path) -> None:
     items = [open_source(pictures)[i] for i in (3, 30)]
-    found = classifier.predict([item.load() for item in items], [item.image_id for item in items])
+    found = classifier.predict([item.load() for item in items])
     expected = classifier.classify(pictures, progress=False)
     assert found.labels.tolist() == expected.predicted[[3, 30]].tolist() and found.probabilities.shape == (2, 2)
 
@@ -112,6 +115,35 @@ def test_a_cut_off_file_is_continued(
     assert found.timed == 40 - 18 and torch.equal(found.predicted, expected.predicted)
     assert cut.read_text() == whole.read_text()
     assert classifier.classify(pictures, cut, progress=False).timed == 0
+
+
+def test_a_changed_folder_changes_only_what_it_must(
+    classifier: ImageClassifier, pictures: Path, tmp_path: Path
+) -> None:
+    """Images added, removed, replaced and moved to another class between two calls with one file."""
+    folder, out = tmp_path / "pictures", tmp_path / "p.csv"
+    shutil.copytree(pictures, folder)
+    classifier.classify(folder, out, progress=False)
+    shutil.copy(folder / "light" / "03.png", folder / "dark" / "000.png")
+    (folder / "dark" / "07.png").unlink()
+    shutil.copy(folder / "light" / "04.png", folder / "dark" / "08.png")
+    (folder / "dark" / "09.png").rename(folder / "light" / "99.png")
+    found = classifier.classify(folder, out, progress=False)
+    assert found.timed == 3
+    expected = classifier.classify(folder, progress=False)
+    order, other = found.image_ids.argsort(), expected.image_ids.argsort()
+    assert torch.equal(found.image_ids[order], expected.image_ids[other])
+    assert torch.equal(found.predicted[order], expected.predicted[other])
+    assert torch.equal(found.labels[order], expected.labels[other])
+    with out.open() as file:
+        rows = {int(row["image_id"]): row for row in csv.DictReader(file)}
+    assert sorted(rows) == sorted(open_source(folder).image_ids)
+    table = tmp_path / "table.csv"
+    table.write_text("file,label\n" + "".join(f"pictures/{name},light\n" for name in open_source(folder).names))
+    classifier.classify(table, tmp_path / "q.csv", progress=False)
+    table.write_text(table.read_text().replace("dark/03.png,light", "dark/03.png,dark"))
+    relabelled = classifier.classify(table, tmp_path / "q.csv", progress=False)
+    assert relabelled.timed == 0 and relabelled.labels.tolist().count(0) == 1
 
 
 def test_files_of_other_settings_are_refused(classifier: ImageClassifier, pictures: Path, tmp_path: Path) -> None:
@@ -151,7 +183,8 @@ def test_broken_images(classifier: ImageClassifier, pictures: Path, tmp_path: Pa
         classifier.classify(tmp_path / "x", progress=False)
     with pytest.warns(UserWarning, match="1 broken images were skipped"):
         found = classifier.classify(tmp_path / "x", on_error="skip", progress=False)
-    assert found.image_ids.tolist() == [*range(7), *range(8, 20)]
+    ids = open_source(pictures / "dark").image_ids
+    assert found.image_ids.tolist() == [*ids[:7], *ids[8:]]
 
 
 def test_missing_parts_are_named(trained: Path, tiny_sd: Path, tmp_path: Path) -> None:
@@ -165,7 +198,7 @@ def test_missing_parts_are_named(trained: Path, tiny_sd: Path, tmp_path: Path) -
     about = json.loads((moved / "config.json").read_text())
     about["features"]["model"] = "/no/such/model"
     (moved / "config.json").write_text(json.dumps(about))
-    with pytest.raises(ModelError, match=r"features of /no/such/model, and that model cannot be used.*--model"):
+    with pytest.raises(ModelError, match=r"features of /no/such/model, and that model cannot be used.*model="):
         load_classifier(moved)
     assert load_classifier(moved, model=mini_sd_path()).model.in_channels == 96
     with pytest.raises(ValueError, match=r"up_ft2 of .* has 32 channels, the classifier .* reads 96"):
@@ -193,17 +226,18 @@ def test_prompts_are_those_of_the_training(trained: Path, pictures: Path, tmp_pa
     found = by_column.classify(source, tmp_path / "p.csv", top=1, batch_size=3, progress=False)
     assert found.labels.tolist() == [0, 0, 0]
     images = [item.load() for item in source]
-    expected = by_column.predict(images, [0, 1, 2], ["", "words ", "words words "]).probabilities.max(1).values
+    expected = by_column.predict(images, prompts=["", "words ", "words words "]).probabilities.max(1).values
     with (tmp_path / "p.csv").open() as file:
         written = torch.tensor([float(row["probability_1"]) for row in csv.DictReader(file)])
     torch.testing.assert_close(written, expected, atol=1e-6, rtol=1e-5)
     # The classes of a prompt are the classifier's, in its order, whatever the new folders are called.
     of_class = told({"mode": "true class", "template": "a {} picture", "oracle": True})
-    assert of_class.extractor.prompts.texts(source.labelled({0: 1, 1: 0, 2: 1}, ["dark", "light"], None))[1] == (
-        "a dark picture"
-    )
+    turned = source.labelled(dict(zip(source.image_ids, [1, 0, 1], strict=True)), ["dark", "light"], None)
+    assert list(of_class.extractor.prompts.texts(turned).values()) == [
+        "a light picture", "a dark picture", "a light picture"
+    ]  # fmt: skip
     clip = {"mode": "from_clip", "model": "some/clip", "revision": None, "templates": None, "prompt": "a {}"}
     assert told(clip).extractor.prompts.about() == clip
     with pytest.raises(ValueError, match=r"prompts of the kind 'file'.*--prompt-file"):
         told({"mode": "file", "file": "prompts.csv"})
-    assert load_classifier(folder, prompt="a cat").extractor.about()["prompt"] == "a cat"
+    assert load_classifier(folder, prompt="a cat").extractor.metadata()["prompt"] == "a cat"

@@ -14,12 +14,12 @@ from revelio_fast.assets import mini_sd_path
 from revelio_fast.classifiers import Pruning, ZeroShotClassifier, class_prompts
 from revelio_fast.classifiers import predictions as predictions_module
 from revelio_fast.data import image_to_tensor, open_source
+from revelio_fast.data.identity import image_id_of, pixel_digests
 from revelio_fast.features import FeatureExtractor
 from revelio_fast.features.noise import image_noise
 from revelio_fast.models import OUTPUT
 
 PROMPTS = ["a dark picture", "a light picture", "a cat", "a dog"]
-IMAGE_ID = 17
 
 
 def reference(model: Path, pixels: Tensor, prompts: list[str], timesteps: list[int], loss: str) -> Tensor:
@@ -42,7 +42,7 @@ def reference(model: Path, pixels: Tensor, prompts: list[str], timesteps: list[i
             text = parts["text_encoder"](ids)[0]
             for column, t in enumerate(timesteps):
                 kept = scheduler.alphas_cumprod[t]
-                noise = image_noise(5, [IMAGE_ID], t, 0, latents.shape[1:])
+                noise = image_noise(5, pixel_digests(pixels[None]), t, 0, latents.shape[1:])
                 noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
                 output = parts["unet"](noisy, torch.tensor([t]), encoder_hidden_states=text).sample
                 predicted = {
@@ -67,7 +67,7 @@ def model_that_predicts(tiny_sd: Path, kind: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def pixels(pictures: Path) -> Tensor:
-    return image_to_tensor(open_source(pictures)[IMAGE_ID].load(), 32)
+    return image_to_tensor(open_source(pictures)[17].load(), 32)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_errors_are_those_of_a_plain_loop(tiny_sd: Path, pixels: Tensor, tmp_pat
         FeatureExtractor.from_pretrained(model, [OUTPUT], [0], seed=5), PROMPTS, pruning=Pruning((5,), (1,)),
         loss=loss, batch_size=6,
     )  # fmt: skip
-    found = judge.errors(pixels, IMAGE_ID)
+    found = judge.errors(pixels)
     expected = reference(model, pixels, PROMPTS, [100, 300, 500, 700, 900], loss).mean(1)
     # float32 networks of some 20 layers, batched another way: relative differences of about 1e-6 each.
     torch.testing.assert_close(found.errors, expected, rtol=1e-4, atol=0)
@@ -104,7 +104,7 @@ def test_elimination_keeps_the_best_of_each_stage(extractor: FeatureExtractor, t
         order = sorted(classes, key=lambda c: float(table[c, seen].sum()))
         ranking = order[keep:] + ranking
         classes = set(order[:keep])
-    found = judge.errors(pixels, IMAGE_ID)
+    found = judge.errors(pixels)
     assert found.ranking == [*classes, *ranking]
     assert found.samples[found.ranking].tolist() == [10, 10, 5, 2]
     for place, count in zip(found.ranking, (10, 10, 5, 2), strict=True):
@@ -123,10 +123,10 @@ def test_stages_are_evenly_spread_and_never_repeat() -> None:
 
 def test_all_classes_see_the_same_noise_and_ties_go_to_the_first(extractor: FeatureExtractor, pixels: Tensor) -> None:
     judge = ZeroShotClassifier(extractor, ["a cat"] * 3, ["x", "y", "z"], pruning=Pruning((4,), (1,)), batch_size=12)
-    found = judge.errors(pixels, IMAGE_ID)
+    found = judge.errors(pixels)
     # The rows of one batch go through the same arithmetic, so equal prompts give equal bits.
     assert len(set(found.errors.tolist())) == 1 and found.ranking == [0, 1, 2]
-    assert not torch.equal(judge.errors(pixels, IMAGE_ID + 1).errors, found.errors)
+    assert not torch.equal(judge.errors(pixels.flip(2)).errors, found.errors)
 
 
 def test_a_cut_off_file_is_continued_to_the_same_bits(
@@ -165,7 +165,8 @@ def test_broken_images(extractor: FeatureExtractor, pictures: Path, tmp_path: Pa
     judge = ZeroShotClassifier(extractor, PROMPTS, pruning=Pruning((1,), (1,)))
     with pytest.raises(ValueError, match=r"01\.png"):
         judge.classify(folder, progress=False)
-    assert judge.classify(folder, on_error="skip", progress=False).image_ids.tolist() == [0, 2]
+    found = judge.classify(folder, on_error="skip", progress=False)
+    assert found.image_ids.tolist() == [image_id_of("00.png"), image_id_of("02.png")]
 
 
 def test_mini_sd_names_digits() -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from revelio_fast.data import BrokenImageError, SourceError, open_source
+from revelio_fast.data.identity import image_id_of
 from tests.tiny import picture
 
 
@@ -24,10 +25,12 @@ def test_class_folders_give_ids_by_path_and_labels_by_name(class_folder: Path) -
     source = open_source(class_folder)
     assert len(source) == 11
     assert source.class_names == ["cat", "dog"]
-    assert [item.image_id for item in source] == list(range(11))
+    assert source.names == [f"{'cat' if n < 5 else 'dog'}/{n:02d}.png" for n in range(11)]
+    assert [item.name for item in source] == source.names
+    assert [item.image_id for item in source] == source.image_ids == [image_id_of(name) for name in source.names]
     assert [item.label for item in source] == [0] * 5 + [1] * 6
     assert [Path(item.path).name for item in source] == [f"{n:02d}.png" for n in range(11)]
-    assert np.array_equal(np.asarray(source.item(7).image), np.asarray(picture(7)))
+    assert np.array_equal(np.asarray(source.item(source.image_ids[7]).image), np.asarray(picture(7)))
 
 
 def test_a_flat_folder_has_no_labels(class_folder: Path) -> None:
@@ -37,10 +40,11 @@ def test_a_flat_folder_has_no_labels(class_folder: Path) -> None:
 
 
 def test_limit_keeps_ids_and_spreads_over_the_classes(class_folder: Path) -> None:
-    limited = open_source(class_folder, limit=4)
-    assert limited.image_ids == [0, 2, 5, 8]
-    assert limited[2].path == open_source(class_folder).item(5).path
-    assert open_source(class_folder, limit=100).image_ids == list(range(11))
+    limited, whole = open_source(class_folder, limit=4), open_source(class_folder)
+    assert limited.image_ids == [whole.image_ids[n] for n in (0, 2, 5, 8)]
+    assert limited[2].path == whole[5].path == whole.item(limited.image_ids[2]).path
+    assert open_source(class_folder, limit=100).image_ids == whole.image_ids
+    assert [len(open_source(class_folder, limit=n)) for n in range(1, 12)] == list(range(1, 12))
     with pytest.raises(SourceError, match="at least 1"):
         open_source(class_folder, limit=0)
 
@@ -54,11 +58,11 @@ def test_a_split_is_a_subfolder(class_folder: Path) -> None:
 def test_nothing_is_decoded_at_opening(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("this is no picture")
     source = open_source(tmp_path)
-    with pytest.raises(BrokenImageError, match=r"Image 0 \(.*a\.jpg\) cannot be decoded") as caught:
+    with pytest.raises(BrokenImageError, match=r"The image .*a\.jpg cannot be decoded") as caught:
         source[0].load()
-    assert (caught.value.image_id, Path(caught.value.path).name) == (0, "a.jpg")
+    assert (caught.value.image_id, Path(caught.value.path).name) == (source.image_ids[0], "a.jpg")
     again = pickle.loads(pickle.dumps(caught.value))
-    assert (again.image_id, str(again)) == (0, str(caught.value))
+    assert (again.image_id, str(again)) == (source.image_ids[0], str(caught.value))
 
 
 def test_a_truncated_picture_is_broken(tmp_path: Path) -> None:
@@ -98,9 +102,10 @@ def test_csv_with_class_names(class_folder: Path) -> None:
     table = write_csv(class_folder / "table.csv", rows)
     source = open_source(table)
     assert source.class_names == ["cat", "dog"]
-    assert source.labels == {0: 1, 1: 0}
-    assert np.array_equal(np.asarray(source.item(0).load()), np.asarray(picture(6)))
-    assert open_source(table, split="train").image_ids == [1]
+    assert source.names == ["dog/06.png", "cat/01.png"]
+    assert list(source.labels.values()) == [1, 0]
+    assert np.array_equal(np.asarray(source[0].load()), np.asarray(picture(6)))
+    assert open_source(table, split="train").names == ["cat/01.png"]
     with pytest.raises(SourceError, match="its splits are 'test', 'train'"):
         open_source(table, split="val")
 
@@ -108,7 +113,7 @@ def test_csv_with_class_names(class_folder: Path) -> None:
 def test_csv_with_integer_labels_and_names(class_folder: Path) -> None:
     rows = [["path", "label", "class_name"], ["dog/06.png", 2, "dog"], ["cat/01.png", 0, "cat"]]
     source = open_source(write_csv(class_folder / "table.csv", rows))
-    assert (source.labels, source.class_names) == ({0: 2, 1: 0}, ["cat", "1", "dog"])
+    assert (list(source.labels.values()), source.class_names) == ([2, 0], ["cat", "1", "dog"])
 
 
 def test_a_csv_file_that_is_missing_is_a_broken_image(class_folder: Path) -> None:
@@ -142,7 +147,7 @@ def test_wrong_csv_files(class_folder: Path, rows: list, options: dict, message:
 
 def test_csv_without_labels_when_asked(class_folder: Path) -> None:
     table = write_csv(class_folder / "table.csv", [["file", "species"], ["cat/01.png", "cat"]])
-    assert open_source(table, label_column="none").labels == {0: -1}
+    assert open_source(table, label_column="none")[0].label == -1
 
 
 def test_a_binary_csv_is_refused(tmp_path: Path) -> None:
@@ -195,7 +200,7 @@ def test_local_parquet_file_and_folder(tmp_path: Path, offline_cache: None) -> N
     for spec in (tmp_path, tmp_path / "test-00000-of-00001.parquet"):
         source = open_source(spec)
         assert source.class_names == ["cat", "dog"]
-        assert source.labels == {0: 0, 1: 1, 2: 0, 3: 1, 4: 0, 5: 1}
+        assert list(source.labels.values()) == [0, 1] * 3
         assert np.array_equal(np.asarray(source[4].load()), np.asarray(picture(4)))
     assert "train" in open_source(tmp_path).name
     assert "test" in open_source(tmp_path, split="test").name
@@ -209,7 +214,7 @@ def test_saved_dataset_and_a_broken_row(tmp_path: Path, offline_cache: None) -> 
     dataset(broken_row=3).save_to_disk(str(tmp_path / "saved"))
     source = open_source(tmp_path / "saved")
     source[2].load()
-    with pytest.raises(BrokenImageError, match=r"Image 3 \(.*saved, row 3\)"):
+    with pytest.raises(BrokenImageError, match=r"The image .*saved, row 3 cannot"):
         source[3].load()
     with pytest.raises(SourceError, match="no splits"):
         open_source(tmp_path / "saved", split="train")
@@ -226,9 +231,10 @@ def test_a_name_that_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datasets")
     import datasets
 
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset", lambda name: (_ for _ in ()).throw(ConnectionError("no network")))
     with pytest.raises(SourceError, match=r"neither a file, a folder, 'digits', nor a data set.*no network"):
-        open_source("flowers")
+        open_source("owner/flowers")
 
 
 def test_flowers(shared_data: Path) -> None:

@@ -11,9 +11,9 @@ from tests.tiny import picture
 
 if __name__ == "__main__":
     out, half, *models = sys.argv[1:]
-    ids = list(range(int(half), 8, 2))
+    pictures = [picture(i) for i in range(int(half), 8, 2)]
     found = {}
     for model, size, prompt, layer in (given.rsplit(":", 3) for given in models):
         extractor = FeatureExtractor.from_pretrained(model, [layer], [250], prompt, image_size=int(size))
-        found[model] = extractor.extract([picture(i) for i in ids], ids)[layer, 250]
+        found[model] = extractor.extract(pictures)[layer, 250]
     save_file(found, out)

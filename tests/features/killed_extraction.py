@@ -19,22 +19,20 @@ def make_extractor(model: Path) -> FeatureExtractor:
 
 def run(what: str, model: Path, source: ImageSource, out: Path) -> None:
     extractor = make_extractor(model)
-    if what == "maps":
-        extract_maps(extractor, source, out, batch_size=BATCH_SIZE, progress=False)
-    else:
-        extract_to_store(extractor, source, out, batch_size=BATCH_SIZE, shard_rows=SHARD_ROWS, progress=False)
+    write = extract_maps if what == "maps" else extract_to_store
+    write(extractor, source, out, batch_size=BATCH_SIZE, shard_rows=SHARD_ROWS, progress=False)
 
 
 def slowed(source: ImageSource) -> ImageSource:
-    def opener(image_id: int):
+    def opener(position: int) -> bytes:
         time.sleep(0.15)
-        return source.item(image_id).load()
+        return Path(source[position].path).read_bytes()
 
     return ImageSource(
         source.name,
-        source.image_ids,
+        source.names,
         list(source.labels.values()),
-        lambda image_id: source.item(image_id).path,
+        lambda position: source[position].path,
         opener,
         source.class_names,
     )
@@ -42,8 +40,4 @@ def slowed(source: ImageSource) -> ImageSource:
 
 if __name__ == "__main__":
     what, model, pictures, out = sys.argv[1:]
-    if what == "maps":
-        from revelio_fast.features import map_writer
-
-        map_writer.SYNC_ROWS = SHARD_ROWS
     run(what, Path(model), slowed(open_source(pictures)), Path(out))

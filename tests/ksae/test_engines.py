@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from revelio_fast import KSAEConfig, KSparseAutoencoder, train_ksae
+from revelio_fast import KSAEConfig, KSparseAutoencoder, seeds, train_ksae
 from revelio_fast.ksae.batches import TrainingRows
 from revelio_fast.ksae.evaluation import official_statistics
 from revelio_fast.ksae.state import TrainingState
@@ -14,18 +14,20 @@ X, _ = planted(600, D)
 
 
 def settings(**changes):
-    common = dict(k=4, n_latents=N, steps=STEPS, batch_size=100, lr=1e-3, warmup_steps=10, holdout=0.1, log_every=5)
+    common = dict(
+        k=4, n_latents=N, steps=STEPS, batch_size=100, lr=1e-3, warmup_steps=10, val_fraction=0.1, log_every=5
+    )
     return KSAEConfig(**(common | changes))
 
 
 def dense_loop(config):
     """Dense scores, topk, scatter, dense decode, autograd, torch.optim.Adam; weights in the authors' layout."""
-    official = config.semantics == "official"
-    torch.manual_seed(config.seed)
+    official = config.compat == "authors"
+    torch.manual_seed(seeds.derive(config.seed, "ksae.init"))
     start = KSparseAutoencoder(D, k=config.k, n_latents=N)
     if official:
         start.initialise_as_authors()
-    rows = TrainingRows(X, config.batch_size, config.seed, config.holdout, keep_short=official)
+    rows = TrainingRows(X, config.batch_size, config.seed, config.val_fraction, keep_short=official)
     mean = rows.batch(0).mean(0) if official else rows.mean
     W_enc = start.W_enc.detach().T.clone().requires_grad_()
     W_dec, b_enc = start.W_dec.detach().clone().requires_grad_(), torch.zeros(N, requires_grad=True)
@@ -67,13 +69,13 @@ def dense_loop(config):
 
 
 @pytest.mark.parametrize("engine", ["fused", "autograd"])
-@pytest.mark.parametrize("semantics", ["paper", "official"])
+@pytest.mark.parametrize("compat", ["paper", "authors"])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("aux_k", [0, 8])
-def test_follows_the_dense_loop(engine, semantics, relu, aux_k):
+def test_follows_the_dense_loop(engine, compat, relu, aux_k):
     # A coefficient above the default's 1/32, so that a wrong auxiliary gradient cannot hide in the tolerances.
     auxiliary = dict(aux_k=aux_k, dead_after=200, aux_coefficient=0.5) if aux_k else {}
-    config = settings(engine=engine, semantics=semantics, relu=relu, **auxiliary)
+    config = settings(engine=engine, compat=compat, relu=relu, **auxiliary)
     result = train_ksae(X, config, progress=False)
     losses, weights = dense_loop(config)
     assert (max(result.history["aux_loss"]) > 0) == (aux_k > 0)
@@ -87,9 +89,9 @@ def test_follows_the_dense_loop(engine, semantics, relu, aux_k):
         assert error.max() < 0.5 * STEPS * config.lr, name
 
 
-@pytest.mark.parametrize("semantics", ["paper", "official"])
-def test_engines_agree_with_auxiliary_latents(semantics):
-    changes = dict(semantics=semantics, aux_k=8, dead_after=200, relu=True)
+@pytest.mark.parametrize("compat", ["paper", "authors"])
+def test_engines_agree_with_auxiliary_latents(compat):
+    changes = dict(compat=compat, aux_k=8, dead_after=200, relu=True)
     fused = train_ksae(X, settings(engine="fused", **changes), progress=False)
     autograd = train_ksae(X, settings(engine="autograd", **changes), progress=False)
     assert max(fused.history["aux_loss"]) > 0
@@ -99,13 +101,13 @@ def test_engines_agree_with_auxiliary_latents(semantics):
 
 def test_paper_rows_have_unit_norm_and_official_rows_drift():
     paper = train_ksae(X, settings(), progress=False).sae.W_dec.detach().norm(dim=1)
-    official = train_ksae(X, settings(semantics="official"), progress=False).sae.W_dec.detach().norm(dim=1)
+    official = train_ksae(X, settings(compat="authors"), progress=False).sae.W_dec.detach().norm(dim=1)
     assert (paper - 1).abs().max() < 1e-6
     assert (official - 1).abs().max() > 1e-6
 
 
 def test_official_learning_rate_is_one_step_ahead():
-    official, paper = settings(semantics="official", warmup_steps=500), settings(warmup_steps=500)
+    official, paper = settings(compat="authors", warmup_steps=500), settings(warmup_steps=500)
     assert official.lr_at(1) == pytest.approx(1e-3 * 2 / 500)
     assert paper.lr_at(1) == pytest.approx(1e-3 / 500)
     assert official.lr_at(499) == official.lr_at(5000) == 1e-3
@@ -118,7 +120,7 @@ def official_state(sae):
 
 
 def test_official_statistics_are_those_of_dense_preactivations():
-    history = train_ksae(X, settings(semantics="official"), progress=False).history
+    history = train_ksae(X, settings(compat="authors"), progress=False).history
     assert history["l0"][0] == 4
     # half of the random pre-activations are positive, against k = 4 in the code
     assert 0.3 * N < history["official_l0"][0] < 0.7 * N

@@ -11,7 +11,7 @@ from tests.ksae.data import planted
 FILES = ["model/model.safetensors", "model/config.json", "history.csv", "metrics.json"]
 # Sums over a batch and over the held-out rows exceed 32,768 elements, from where torch divides a sum among threads.
 X = planted(3000, d=48, directions=96)[0]
-COMMON = dict(k=4, n_latents=192, batch_size=800, lr=2e-3, warmup_steps=5, holdout=0.3, log_every=5, eval_every=20)
+COMMON = dict(k=4, n_latents=192, batch_size=800, lr=2e-3, warmup_steps=5, val_fraction=0.3, log_every=5, eval_every=20)
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def run(folder, count, **changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"aux_k": 8, "dead_after": 800}, {"engine": "autograd"}, {"semantics": "official"}], ids=str
+    "changes", [{}, {"aux_k": 8, "dead_after": 800}, {"engine": "autograd"}, {"compat": "authors"}], ids=str
 )
 @pytest.mark.parametrize("steps", [60, pytest.param(500, marks=pytest.mark.slow)])
 def test_any_number_of_threads_writes_the_same_bytes(tmp_path, steps, changes):

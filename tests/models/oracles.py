@@ -14,6 +14,7 @@ from torch import Tensor
 
 from revelio_fast.data import image_to_tensor
 from revelio_fast.features.noise import image_noise
+from tests.tiny import digests
 
 
 def load(model: Path, part: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -51,8 +52,8 @@ def clean(model: Path, images: Sequence[Any], size: int, dtype: torch.dtype = to
     return (mode - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
 
 
-def noised(model: Path, latents: Tensor, ids: Sequence[int], timestep: int, seed: int = 0) -> Tensor:
-    noise = image_noise(seed, ids, timestep, 0, latents.shape[1:])
+def noised(model: Path, latents: Tensor, keys: Sequence[bytes], timestep: int, seed: int = 0) -> Tensor:
+    noise = image_noise(seed, keys, timestep, 0, latents.shape[1:])
     if "shift" in json.loads((model / "scheduler" / "scheduler_config.json").read_text()):
         return (1 - timestep / 1000) * latents + timestep / 1000 * noise
     kept = alphas(model)[timestep]
@@ -121,7 +122,6 @@ def plain_features(
     model: Path,
     paths: dict[str, str],
     images: Sequence[Any],
-    ids: Sequence[int],
     timestep: int,
     prompt: str,
     size: int,
@@ -134,7 +134,8 @@ def plain_features(
         network.get_submodule(path).register_forward_hook(lambda _m, _i, out, name=name: found.__setitem__(name, out))
     with torch.no_grad():
         given = told(family, model, prompt, size, len(images), dtype)
-        noisy = noised(model, clean(model, images, size, dtype), ids, timestep).to(dtype).contiguous()
+        latents = clean(model, images, size, dtype)
+        noisy = noised(model, latents, digests(images, size), timestep).to(dtype).contiguous()
         steps = torch.full((len(images),), timestep)
         if family == "flux":
             rows, channels, side = noisy.shape[0], noisy.shape[1], noisy.shape[2] // 2

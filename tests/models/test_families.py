@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -46,7 +47,6 @@ BLOCKS = {
     ],
 }
 IMAGES = [picture(i) for i in range(3)]
-IDS = [5, 0, 1_000_003]
 # The noised input may differ in its last bit (2^-23 of its size) from a sum written in another way; the layers of
 # these small networks, normalised throughout, do not enlarge that a hundredfold.
 CLOSE = 100 * 2**-23
@@ -106,8 +106,8 @@ def assert_near(found: Tensor, expected: Tensor, what: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_features_equal_those_of_the_unmodified_network(model: Build, whole: Whole, family: str) -> None:
     paths = paths_of(family)
-    found = whole(family).extract(IMAGES, IDS, pool=False)
-    expected = plain_features(family, model(family), paths, IMAGES, IDS, 250, prompt_of(family), size_of(family))
+    found = whole(family).extract(IMAGES, pool=False)
+    expected = plain_features(family, model(family), paths, IMAGES, 250, prompt_of(family), size_of(family))
     for layer in paths:
         assert_near(found[layer, 250], image_map(family, expected[layer]), layer)
         assert tuple(found[layer, 250].shape[1:]) == whole(family).layer_shapes()[layer]
@@ -118,11 +118,11 @@ def test_features_equal_those_of_the_unmodified_network(model: Build, whole: Who
 @pytest.mark.parametrize("family", [family for family in FAMILIES if not family.startswith("sd1")])
 def test_truncation_changes_no_bit(model: Build, whole: Whole, family: str) -> None:
     names = list(paths_of(family))
-    expected = whole(family).extract(IMAGES, IDS, pool=False)
+    expected = whole(family).extract(IMAGES, pool=False)
     table = {row.name: row.parameters for row in whole(family).layer_table()}
     for layers in (names[:1], [names[2], names[0]], names[-2:-1]):
         extractor = make(model, family, layers)
-        for key, value in extractor.extract(IMAGES, IDS, pool=False).items():
+        for key, value in extractor.extract(IMAGES, pool=False).items():
             assert torch.equal(value, expected[key]), (layers, key)
         kept = sum(p.numel() for p in extractor.family.network.parameters())
         assert kept == max(table[layer] for layer in layers)
@@ -130,10 +130,10 @@ def test_truncation_changes_no_bit(model: Build, whole: Whole, family: str) -> N
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batches_and_order_change_only_the_rounding(whole: Whole, family: str) -> None:
-    pictures, ids = [picture(i) for i in range(8)], [3, 1, 4, 15, 9, 2, 6, 5]
-    eight = whole(family).extract(pictures, ids)
+    pictures = [picture(i) for i in range(8)]
+    eight = whole(family).extract(pictures)
     for rows in ([0], [5], [1, 2, 3], [7, 0, 4], [7, 6, 5, 4, 3, 2, 1, 0]):
-        some = whole(family).extract([pictures[i] for i in rows], [ids[i] for i in rows])
+        some = whole(family).extract([pictures[i] for i in rows])
         for key, value in some.items():
             # The output's mean over the map nearly cancels: it is compared as a map, by its layers.
             if key[0] != OUTPUT:
@@ -143,13 +143,13 @@ def test_batches_and_order_change_only_the_rounding(whole: Whole, family: str) -
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bf16_is_near_float32(model: Build, whole: Whole, family: str) -> None:
     layers = list(paths_of(family))
-    full = whole(family).extract(IMAGES, IDS, pool=False)
+    full = whole(family).extract(IMAGES, pool=False)
     if family == "flux":
         # It multiplies its guidance by 1000 in its own dtype, 3500 or 3504, so that float32 is another model.
         paths = paths_of(family)
-        raw = plain_features(family, model(family), paths, IMAGES, IDS, 250, "A cat", 16, torch.bfloat16)
+        raw = plain_features(family, model(family), paths, IMAGES, 250, "A cat", 16, torch.bfloat16)
         full = {(layer, 250): image_map(family, raw[layer]).float() for layer in paths}
-    half = make(model, family, layers, dtype="bf16").extract(IMAGES, IDS, pool=False)
+    half = make(model, family, layers, dtype="bf16").extract(IMAGES, pool=False)
     for key, value in half.items():
         assert value.dtype == torch.bfloat16
         # bf16 rounds to 2^-9; some tens of roundings in a row, added as independent errors, stay below 2^-5.
@@ -194,9 +194,9 @@ def test_two_processes_on_two_halves(model: Build, whole: Whole, tmp_path: Path)
     other = subprocess.Popen(
         [sys.executable, "-m", "tests.features.extract_half", tmp_path / "odd.safetensors", "1", *asked]
     )
-    pictures, ids = [picture(i) for i in range(8)], list(range(8))
-    every = {f: whole(f).extract(pictures, ids)[layers[f], 250] for f in families}
-    even = {f: whole(f).extract(pictures[::2], ids[::2])[layers[f], 250] for f in families}
+    pictures = [picture(i) for i in range(8)]
+    every = {f: whole(f).extract(pictures)[layers[f], 250] for f in families}
+    even = {f: whole(f).extract(pictures[::2])[layers[f], 250] for f in families}
     assert other.wait() == 0
     odd = load_file(tmp_path / "odd.safetensors")
     for family in families:
@@ -231,8 +231,8 @@ def test_module_paths_of_joint_attention(model: Build) -> None:
     """A block of SD3 gives (prompt, image), its attention (image, prompt): the image is read from either."""
     layers = ["transformer_blocks.0.attn", "transformer_blocks.1.ff", "transformer_blocks.1"]
     extractor = make(model, "sd3", layers)
-    found = extractor.extract(IMAGES, IDS, pool=False)
-    raw = plain_features("sd3", model("sd3"), {n: n for n in layers}, IMAGES, IDS, 250, "A cat", 16)
+    found = extractor.extract(IMAGES, pool=False)
+    raw = plain_features("sd3", model("sd3"), {n: n for n in layers}, IMAGES, 250, "A cat", 16)
     for layer, position in zip(layers, (0, None, 1), strict=True):
         output = raw[layer] if position is None else raw[layer][position]
         assert_near(found[layer, 250], image_map("dit", output), layer)
@@ -269,14 +269,14 @@ def test_dit_official_is_the_authors_view_without_noise(model: Build) -> None:
         latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
         dit(latents.contiguous(), timestep=torch.full((3,), 250), class_labels=torch.full((3,), 1000))
     stacked = torch.stack(collected, 1)
-    extractor = make(model, "dit", ["block1", "block3"], prompt="", official=True)
-    found = extractor.extract(IMAGES, IDS, pool=False)
+    extractor = make(model, "dit", ["block1", "block3"], prompt="", compat="authors")
+    found = extractor.extract(IMAGES, pool=False)
     for block in (1, 3):
         assert torch.equal(found[f"block{block}", 250], stacked[:, block].view(3, 32, 4, 4))
-    pooled = extractor.extract(IMAGES, IDS)
+    pooled = extractor.extract(IMAGES)
     assert torch.equal(pooled["block1", 250], stacked[:, 1].view(3, 32, 4, 4).mean((2, 3)))
-    assert extractor.about()["official"] is True
-    assert "official" not in make(model, "dit", ["block1"]).about()
+    assert extractor.metadata()["compat"] == "authors"
+    assert "compat" not in make(model, "dit", ["block1"]).metadata()
 
 
 def test_dit_reads_class_names(model: Build, tmp_path: Path) -> None:
@@ -337,8 +337,8 @@ def _width(family: str) -> tuple[int]:
 
 
 def test_official_is_for_dit(model: Build) -> None:
-    with pytest.raises(ModelError, match="official=True reproduces what the authors' code does to DiT"):
-        make(model, "sd15", ["bottleneck"], official=True)
+    with pytest.raises(ModelError, match="compat='authors' reproduces what the authors' code does to DiT"):
+        make(model, "sd15", ["bottleneck"], compat="authors")
 
 
 def test_loading_shows_no_bars(model: Build, capfd: pytest.CaptureFixture[str]) -> None:
@@ -362,19 +362,19 @@ def test_the_compiler_takes_the_tapped_network_in_one_piece(
     torch._dynamo.reset()
     counters.clear()
     for images in (IMAGES, IMAGES[::-1]):
-        found = extractor.extract(images, IDS, pool=False)
-        expected = whole(family).extract(images, IDS, pool=False)
+        found = extractor.extract(images, pool=False)
+        expected = whole(family).extract(images, pool=False)
         assert all(torch.equal(found[key], expected[key]) for key in found)
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
-    assert extractor.about()["compiled"] is True
+    assert extractor.metadata()["compile"] is True
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd21", "dit"])
 def test_compiled_features_differ_in_the_rounding(model: Build, whole: Whole, family: str) -> None:
     layer = list(paths_of(family))[1]
-    found = make(model, family, [layer], compile=True).extract(IMAGES, IDS, pool=False)
-    assert_near(found[layer, 250], whole(family).extract(IMAGES, IDS, pool=False)[layer, 250], layer)
+    found = make(model, family, [layer], compile=True).extract(IMAGES, pool=False)
+    assert_near(found[layer, 250], whole(family).extract(IMAGES, pool=False)[layer, 250], layer)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -398,7 +398,7 @@ def test_a_forward_never_waits_for_the_gpu(model: Build, family: str) -> None:
     known = make(model, family, [layer]).family
     told = {name: rows.to("meta") for name, rows in known.embed(["", "3"]).items()}
     known.network.to("meta")
-    known._spec = known._spec._replace(device=torch.device("meta"))
+    known._spec = dataclasses.replace(known._spec, device=torch.device("meta"))
     with Syncs() as syncs:
         known.forward(
             torch.empty(2, *known.latent_shape, device="meta"), torch.empty(2, dtype=torch.int64, device="meta"), told

@@ -31,10 +31,10 @@ PARAMETERS = {"sd15": 859_520_964, "dit": 28 * BLOCK + (16 * w + w) + (2 * w * w
 )
 def test_real_sizes(family: str, paths: dict[str, str], widths: dict[str, Any], tmp_path: Path) -> None:
     model = save_random_model(family, tmp_path / family, "real")
-    images, ids, prompt = [picture(0, (300, 256)), picture(1, (256, 256))], [7, 1], "3" if family == "dit" else "a cat"
-    raw = plain_features(family, model, paths, images, ids, 200, prompt, 256, torch.bfloat16)
+    images, prompt = [picture(0, (300, 256)), picture(1, (256, 256))], "3" if family == "dit" else "a cat"
+    raw = plain_features(family, model, paths, images, 200, prompt, 256, torch.bfloat16)
     extractor = FeatureExtractor.from_pretrained(model, list(paths), [200], prompt, image_size=256, dtype="bf16")
-    found = extractor.extract(images, ids, pool=False)
+    found = extractor.extract(images, pool=False)
     for layer in paths:
         expected = raw[layer].float()
         if family == "dit":

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from PIL import Image
 from torch import Tensor
 
-from revelio_fast.concepts import flat_features, linear_probe, pixel_features
+from revelio_fast.concepts import ProbeResult, flat_features, linear_probe, pixel_features
 from revelio_fast.data import open_source
 from revelio_fast.features import FeatureExtractor
 from tools.mini_sd.data import DIGIT_NAMES, to_square
@@ -22,15 +22,13 @@ LAYERS = ["bottleneck", "up_ft0", "up_ft1", "up_ft2"]
 PROBE_TIMESTEPS = [25, 200]
 DENOISING_TIMESTEPS = [25, 200, 500]
 ZERO_SHOT_TIMESTEPS = [200, 350, 500, 650, 800]
-PENALTIES = [0.0001, 0.001, 0.01, 0.1, 1.0]
 CAPTIONS = [f"a handwritten {name}" for name in DIGIT_NAMES]
 
 
 class Digits(NamedTuple):
-    """Images with their ids (which choose the noise) and labels, int64 [N]."""
+    """Images with their labels, int64 [N]."""
 
     images: list[Image.Image]
-    ids: list[int]
     labels: Tensor
 
 
@@ -41,7 +39,7 @@ def load_digits(split: str, per_class: int) -> Digits:
         if count[item.label] < per_class:
             count[item.label] += 1
             items.append(item)
-    return Digits([i.load() for i in items], [i.image_id for i in items], torch.tensor([i.label for i in items]))
+    return Digits([i.load() for i in items], torch.tensor([i.label for i in items]))
 
 
 def load_pipeline(model: Path) -> StableDiffusionPipeline:
@@ -141,10 +139,7 @@ def reconstruction(pipeline: StableDiffusionPipeline, digits: Digits) -> float:
 def features(model: Path, digits: Digits, random_weights: bool) -> dict[tuple[str, int], Tensor]:
     """Pooled features [N, C] of all probed layers and timesteps, empty prompt."""
     extractor = FeatureExtractor.from_pretrained(model, LAYERS, PROBE_TIMESTEPS, random_weights=random_weights)
-    parts = [
-        extractor.extract(digits.images[i : i + 100], digits.ids[i : i + 100])
-        for i in range(0, len(digits.images), 100)
-    ]
+    parts = [extractor.extract(digits.images[i : i + 100]) for i in range(0, len(digits.images), 100)]
     return {key: torch.cat([part[key] for part in parts]) for key in extractor.keys}
 
 
@@ -156,24 +151,20 @@ def probes(pipeline: StableDiffusionPipeline, model: Path, train: Digits, test: 
         for layer, t in x:
             result = linear_probe(x[layer, t], train.labels, y[layer, t], test.labels)
             what = "random weights" if random_weights else "mini-sd"
-            rows.append({"features": what, "layer": layer, "timestep": t, **result.as_dict()})
+            rows.append({"features": what, "layer": layer, "timestep": t, **figures(result)})
     for what, make in (
         ("raw pixels", pixel_features),
         ("VAE latents", lambda images: flat_features(latents_of(pipeline, images))),
     ):
         x, y = make(train.images), make(test.images)
-        # These are wide and overfit at C = 1, so they are also given the penalty that suits them.
-        for name, C in ((f"{what}, C", 1.0), (f"{what}, chosen C", chosen_penalty(x, train.labels))):
-            result = linear_probe(x, train.labels, y, test.labels, C=C)
-            rows.append({"features": name, "layer": None, "timestep": None, "C": C, **result.as_dict()})
+        result = linear_probe(x, train.labels, y, test.labels)
+        rows.append({"features": what, "layer": None, "timestep": None, **figures(result)})
     return rows
 
 
-def chosen_penalty(x: Tensor, labels: Tensor) -> float:
-    """The C of `PENALTIES` with the best accuracy on every fifth training row, fitted on the others."""
-    held = torch.arange(len(x)) % 5 == 4
-    scores = [linear_probe(x[~held], labels[~held], x[held], labels[held], C=C).accuracy for C in PENALTIES]
-    return PENALTIES[scores.index(max(scores))]
+def figures(result: ProbeResult) -> dict:
+    """A probe's result without the marks of single images."""
+    return {name: value for name, value in result.as_dict().items() if name not in ("correct", "images")}
 
 
 def recognised(images: list[Image.Image], labels: Tensor, train: Digits) -> dict:
