@@ -55,8 +55,8 @@ STAGES = {
     "check": Stage(
         CHECKED_ON,
         {
-            "paper": PAPER,
             "lr by width": BY_WIDTH,
+            "paper": PAPER,
         },
     ),
 }

@@ -6,7 +6,7 @@ import re
 import statistics
 from typing import Any
 
-from tools.recipes.grid import STAGES, Stage
+from tools.recipes.grid import SEEDS, STAGES, Stage
 
 MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -40,4 +40,6 @@ def _cell(found: list[dict[str, Any]]) -> str:
     if "recovered" in found[0]:
         parts.append(f"{100 * statistics.mean(run['recovered'] for run in found):.1f} % found")
     parts.append(f"{statistics.mean(run['cpu_seconds'] for run in found):.1f} s")
+    if len(found) < SEEDS:
+        parts.append(f"{len(found)} of {SEEDS} seeds")
     return ", ".join(parts)

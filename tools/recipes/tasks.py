@@ -30,8 +30,7 @@ TASKS = {
     "planted x8, 1,500 steps": Task(None, dict(k=6, expansion_factor=8, steps=1500, batch_size=512)),
     "planted wide x4, 800 steps": Task(None, dict(k=6, expansion_factor=4, steps=800, batch_size=512), planted=320),
     "digits x8, 1,000 steps": Task("digits/up_ft1", dict(k=32, expansion_factor=8, steps=1000, batch_size=1024)),
-    "cifar10 x64, 1,000 steps": Task("cifar10/bottleneck", dict(k=16, expansion_factor=64, steps=1000, batch_size=256)),
-    "cifar10 x8, 4,000 steps": Task("cifar10/up_ft0", dict(k=16, expansion_factor=8, steps=4000, batch_size=256)),
+    "cifar10 x8, 2,000 steps": Task("cifar10/up_ft0", dict(k=16, expansion_factor=8, steps=2000, batch_size=256)),
     "planted 160 x4, 1,000 steps": Task(None, dict(k=6, expansion_factor=4, steps=1000, batch_size=256), planted=160),
 }
 CHOSEN_ON, WIDE, CHECKED_ON = tuple(TASKS)[:4], tuple(TASKS)[4:5], tuple(TASKS)[5:]
