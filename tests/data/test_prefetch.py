@@ -144,6 +144,8 @@ if child == 0:
 print(os.waitpid(child, 0)[1])
 """
 SLOW = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
 def slow(number):
     time.sleep(0.2)
     return picture(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -39,5 +40,6 @@ def slowed(source: ImageSource) -> ImageSource:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
     what, model, pictures, out = sys.argv[1:]
     run(what, Path(model), slowed(open_source(pictures)), Path(out))

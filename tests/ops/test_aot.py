@@ -15,16 +15,13 @@ import pytest
 from bench.gpu_compile import CAPABILITIES
 
 ROOT = Path(__file__).resolve().parents[2]
-OFTEN = (80, 90, 100)
 
 
 def without_interpreter() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
-@pytest.fixture(
-    scope="module", params=[OFTEN, pytest.param(CAPABILITIES, marks=pytest.mark.slow)], ids=["often", "all"]
-)
+@pytest.fixture(scope="module", params=[pytest.param(CAPABILITIES, marks=pytest.mark.slow)], ids=["all"])
 def report(request, tmp_path_factory) -> dict:
     """What `python -m bench aot` wrote."""
     pytest.importorskip("triton", reason="Triton is not installed")

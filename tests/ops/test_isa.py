@@ -16,6 +16,7 @@ def python(*arguments, isa):
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])  # amx: tests/amx; avx512bf16: chosen elsewhere
 def test_the_op_tests_pass_on(isa):
     pytest.importorskip("revelio_fast._C", reason="the extension is not built")
