@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from revelio_fast.cli import classify, concepts, convert, datasets, extract, inspect, train, whole
+from revelio_fast.cli import classify, concepts, convert, extract, inspect, train, whole
 from revelio_fast.cli.errors import SentenceGroup
 
 app = typer.Typer(
@@ -50,6 +50,6 @@ app.command("train-diffc", cls=classify.StoredMapsOnly)(classify.train_diffc)
 app.command("train-diffc-online")(classify.train_diffc_online)
 app.command("classify")(classify.classify)
 app.command("zero-shot")(classify.zero_shot)
-app.command("datasets")(datasets.datasets)
+app.command("datasets")(inspect.datasets)
 app.command("layers")(inspect.layers)
 app.command("doctor")(inspect.doctor)

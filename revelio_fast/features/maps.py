@@ -12,8 +12,14 @@ from torch import Tensor
 from revelio_fast.data import ImageSource, open_source
 from revelio_fast.data.crops import RandomCrops
 from revelio_fast.features.extractor import FeatureExtractor, Key
-from revelio_fast.features.skipped import write_skipped
-from revelio_fast.features.to_store import image_prompts, layer_folder, layer_metadata, remove_stores, write_stores
+from revelio_fast.features.to_store import (
+    image_prompts,
+    layer_folder,
+    layer_metadata,
+    remove_stores,
+    write_skipped,
+    write_stores,
+)
 from revelio_fast.renamed import renamed
 from revelio_fast.store import ActivationStore, StoreError
 from revelio_fast.store.manifest import Manifest

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from revelio_fast.data import ImageSource, open_source
+from revelio_fast.csv_text import write_csv
+from revelio_fast.data import BrokenImageError, ImageSource, open_source
 from revelio_fast.features.extractor import FeatureExtractor, Key
 from revelio_fast.features.fill import fill
 from revelio_fast.features.prompt_record import record, record_name
-from revelio_fast.features.skipped import FILE_NAME, write_skipped
 from revelio_fast.store import ActivationStore
 
 SHARD_ROWS = 2048
+SKIPPED = "skipped.csv"
+"""The list of images that an extraction left out."""
 
 
 def layer_metadata(extractor: FeatureExtractor, source: ImageSource, key: Key) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def layer_metadata(extractor: FeatureExtractor, source: ImageSource, key: Key) -
         "source": source.name,
         "class_names": source.class_names,
         **({"dataset": source.dataset} if source.dataset else {}),
-        "skipped": f"../../{FILE_NAME}",
+        "skipped": f"../../{SKIPPED}",
         **({"prompts": f"../../{name}"} if (name := record_name(extractor.prompts)) else {}),
     }
 
@@ -154,3 +156,9 @@ def write_stores(
             for key, folder in folders.items()
         }
         fill(extractor, source, writers, **options)
+
+
+def write_skipped(folder: Path, skipped: Sequence[BrokenImageError]) -> None:
+    """Write ``image_id,path,reason``, one line per broken image; only the header if there are none."""
+    rows = [[error.image_id, error.path, error.reason] for error in skipped]
+    write_csv(folder / SKIPPED, ["image_id", "path", "reason"], rows)

@@ -11,7 +11,7 @@ import importlib
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -142,3 +142,8 @@ def _with(checkpoint: Checkpoint, given: Given) -> Checkpoint:
         semantics = replace(semantics, rule=given.rule, relu=relu)
     k = checkpoint.k if given.k is None else given.k
     return checkpoint._replace(rows=rows, semantics=semantics, k=k)
+
+
+def load_sae(path: str | os.PathLike[str], **options: Any) -> KSparseAutoencoder:
+    """Read an autoencoder: ``KSparseAutoencoder.from_pretrained(path, **options)``."""
+    return KSparseAutoencoder.from_pretrained(path, **options)
