@@ -1,4 +1,4 @@
-"""What the tests of `accelerate` compare, how closely, and the settings of each model that they go through."""
+"""What the tests of `accelerate` compare, how closely, and the settings of the models that they go through."""
 
 from __future__ import annotations
 

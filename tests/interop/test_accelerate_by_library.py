@@ -60,7 +60,7 @@ def test_dictionary_learning_trainer_with_dead_latents(fuse, monkeypatch):
     for (name, theirs), ours in zip(plain.named_parameters(), fast.parameters(), strict=True):
         assert error(ours, theirs) <= TRAINED, name
     (trainer,) = trainers
-    assert trainer.dead_features > 12 and float(trainer.pre_norm_auxk_loss) > 0
+    assert trainer.dead_features > 12 and trainer.pre_norm_auxk_loss.item() > 0
     with pytest.raises(ValueError, match="accelerated already"):
         rf.accelerate(trainer)
     rf.restore(trainer)

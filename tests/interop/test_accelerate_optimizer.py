@@ -47,7 +47,7 @@ def pair(between=lambda coder: None, steps=20, **options):
 
 def check(plain, fast):
     for (name, theirs), ours in zip(plain[0].named_parameters(), fast[0].parameters(), strict=True):
-        assert torch.allclose(ours, theirs, rtol=0, atol=TRAINED * float(theirs.abs().max())), name
+        assert torch.allclose(ours, theirs, rtol=0, atol=TRAINED * theirs.abs().max().item()), name
         want, have = plain[1].state[theirs], fast[1].state[ours]
         assert have.keys() == want.keys() and float(have["step"]) == float(want["step"])
         for moment in ("exp_avg", "exp_avg_sq"):
@@ -135,7 +135,7 @@ def test_training_goes_on_from_torchs_state_and_back_to_it(name):
             assert all(p.grad is not None for p in model.parameters())  # the step hides them only meanwhile
             optimizer.zero_grad()
     for theirs, ours in zip(plain.parameters(), changing.parameters(), strict=True):
-        assert torch.allclose(ours, theirs, rtol=0, atol=TRAINED * float(theirs.abs().max()))
+        assert torch.allclose(ours, theirs, rtol=0, atol=TRAINED * theirs.abs().max().item())
         assert all(m.stride() == ours.stride() for m in list(optimizers[1].state[ours].values())[1:])
     optimizers[0].load_state_dict(optimizers[1].state_dict())
 
