@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from revelio_fast.data import ImageItem, ImageSource, open_source
+from revelio_fast.data import open_source
 from revelio_fast.features import FeatureExtractor, MapStore, MapStoreError, extract_maps, extract_to_store
 from revelio_fast.store import ActivationStore, StoreError
 
@@ -71,23 +72,12 @@ def test_resume_false_begins_anew_but_not_where_the_manifest_is_missing(
     assert (store.path / "shard-00000.safetensors").is_file()
 
 
+@pytest.mark.parametrize("write", [extract_maps, extract_to_store])
 def test_names_and_digests_of_a_source_are_stored(
-    extractor: FeatureExtractor, class_folder: Path, tmp_path: Path
+    extractor: FeatureExtractor, class_folder: Path, tmp_path: Path, write: Callable[..., dict]
 ) -> None:
-    """Items that have a ``name`` and a ``content`` hand them on; those that have none do not."""
-
-    class Named(ImageSource):
-        def __getitem__(self, position: int) -> ImageItem:
-            item = super().__getitem__(position)
-            for name, value in (("name", f"{item.image_id}.png"), ("content", bytes([item.image_id + 1]) * 16)):
-                object.__setattr__(item, name, value)
-            return item
-
-    plain = open_source(class_folder)
-    named = Named(plain.name, plain.image_ids, list(plain.labels.values()), plain._paths, plain._opener)
-    for write in (extract_maps, extract_to_store):
-        store = write(extractor, named, tmp_path / f"named {write.__name__}", batch_size=4, progress=False)[KEY]
-        assert store.names == [f"{i}.png" for i in range(11)]
-        assert store.contents is not None and store.contents[:, 0].tolist() == list(range(1, 12))
-    bare = extract_maps(extractor, plain.without_labels(), tmp_path / "bare", batch_size=4, progress=False)[KEY]
-    assert bare.contents is None
+    source = open_source(class_folder)
+    store = write(extractor, source, tmp_path, batch_size=4, progress=False)[KEY]
+    assert store.names == [item.name for item in source] and len(set(store.names)) == 11
+    assert store.contents is not None
+    assert [bytes(digest.tolist()) for digest in store.contents] == [item.content for item in source]
