@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,12 +72,12 @@ def test_resume_false_begins_anew_but_not_where_the_manifest_is_missing(
     assert (store.path / "shard-00000.safetensors").is_file()
 
 
+@pytest.mark.parametrize("write", [extract_maps, extract_to_store])
 def test_names_and_digests_of_a_source_are_stored(
-    extractor: FeatureExtractor, class_folder: Path, tmp_path: Path
+    extractor: FeatureExtractor, class_folder: Path, tmp_path: Path, write: Callable[..., dict]
 ) -> None:
-    items = list(open_source(class_folder))
-    for write in (extract_maps, extract_to_store):
-        store = write(extractor, class_folder, tmp_path / write.__name__, batch_size=4, progress=False)[KEY]
-        assert store.names == [item.name for item in items]
-        assert store.contents is not None
-        assert [bytes(each) for each in store.contents.numpy()] == [item.content for item in items]
+    source = open_source(class_folder)
+    store = write(extractor, source, tmp_path, batch_size=4, progress=False)[KEY]
+    assert store.names == [item.name for item in source] and len(set(store.names)) == 11
+    assert store.contents is not None
+    assert [bytes(digest.tolist()) for digest in store.contents] == [item.content for item in source]
