@@ -37,7 +37,14 @@ def decode(encoded: Encoded) -> Decoded:
         encoded.load()
         return Decoded(upright(encoded), content_of_image(encoded))
     data = encoded if isinstance(encoded, bytes) else Path(encoded).read_bytes()
-    with Image.open(io.BytesIO(data)) as image:
+    try:
+        opened = Image.open(io.BytesIO(data))
+    except Image.UnidentifiedImageError:
+        # PIL's own words would name the buffer's address, another one each time.
+        raise ValueError(
+            f"its {len(data)} bytes are no image in a format that Pillow knows here" if data else "it is empty"
+        ) from None
+    with opened as image:
         _check_size(image)
         image.load()
         return Decoded(upright(image), content_of(data))

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from revelio_fast.data import ImageSource
+from revelio_fast.data import ImageSource, SourceError
 from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor, Key
 from revelio_fast.profiling import nvtx_range
 from revelio_fast.store import Background
@@ -35,8 +35,21 @@ def fill(
     """Extract what the writers lack of a source; `options` are those of `FeatureExtractor.stream`.
 
     All that was computed is written before this returns or raises. `after_batch` runs in the writing thread.
+
+    Raises
+    ------
+    SourceError
+        If a writer holds images that the source does not have.
     """
     done = {key: frozenset(writer.done_ids) for key, writer in writers.items()}
+    for (layer, timestep), ids in done.items():
+        if foreign := ids.difference(source.image_ids):
+            raise SourceError(
+                f"The features of {layer} at t={timestep} that are there already are of {len(ids)} images, and "
+                f"{len(foreign)} of those are not among the {len(source)} of {source.name}: they were removed, renamed "
+                "or left out by another limit since, or the features come from a version that numbered images by "
+                "position. Choose another folder, or extract again from the start (resume=False)."
+            )
 
     def save(batch: FeatureBatch) -> None:
         with nvtx_range("store"):

@@ -111,6 +111,8 @@ def extract_to_store(
     ------
     StoreError
         If a folder holds features made with other settings; the message says which.
+    SourceError
+        If a folder holds features of images that the source does not have.
     BrokenImageError
         With ``on_error="stop"``; what was done is kept.
     """

@@ -21,7 +21,7 @@ from revelio_fast.classifiers import (
     ZeroShotClassifier,
     train_diffc_online,
 )
-from revelio_fast.data import ImageSource, RandomCrops, image_to_tensor, open_source
+from revelio_fast.data import ImageSource, RandomCrops, SourceError, image_to_tensor, open_source
 from revelio_fast.features import FeatureExtractor, extract_maps, extract_to_store
 from revelio_fast.models import OUTPUT
 from tests.tiny import picture
@@ -123,6 +123,26 @@ def test_stores_and_maps(extractor: FeatureExtractor, folder: Path, change: str)
     for found, known in zip(extracted(source, "changed", **options), expected, strict=True):
         assert len(found) == len(source)
         compare(found, known, change in SAME_BITS)
+
+
+@pytest.mark.parametrize("write", [extract_to_store, extract_maps])
+def test_features_of_images_that_are_gone_are_not_mixed_in(
+    extractor: FeatureExtractor, folder: Path, write: Callable[..., dict]
+) -> None:
+    out = folder.parent / "out"
+    write(extractor, open_source(folder, limit=4), out, progress=False)
+    assert len(write(extractor, folder, out, progress=False)[KEY]) == COUNT
+    with pytest.raises(SourceError, match=r"up_ft2 at t=200 .* are of 8 images, and 3 of those are not among the 5"):
+        write(extractor, open_source(folder, limit=5), out, progress=False)
+    one = folder / "a" / "1.png"
+    one.rename(folder / "b" / "1.png")
+    with pytest.raises(SourceError, match="1 of those are not among the 8"):
+        write(extractor, folder, out, progress=False)
+    (folder / "b" / "1.png").unlink()
+    with pytest.raises(SourceError, match="1 of those are not among the 7"):
+        write(extractor, folder, out, progress=False)
+    store = write(extractor, folder, out, progress=False, resume=False)[KEY]
+    assert store.image_ids.tolist() == open_source(folder).image_ids
 
 
 def test_images_and_tensors_handed_over_get_what_a_store_holds(extractor: FeatureExtractor, folder: Path) -> None:
