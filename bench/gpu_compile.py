@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import write_json
+from revelio_fast import ops
+from revelio_fast.ops import triton_runtime
 
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 
@@ -56,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
 
 def triton_rows(capability: int) -> list[dict[str, Any]]:
-    """Compile the cases of every module in revelio_fast/ops/triton for one compute capability (major * 10 + minor)."""
+    """Compile the cases of every revelio_fast/ops/<op>/triton for one compute capability (major * 10 + minor)."""
     return [
         {"kernel": case["name"], "source": "triton", **compile_case(case, capability)}
         for module in _triton_modules()
@@ -203,12 +205,10 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def _triton_modules() -> list[Any]:
-    package = importlib.import_module("revelio_fast.ops.triton")
-    if package.INTERPRETED:
+    if triton_runtime.INTERPRETED:
         raise SystemExit("TRITON_INTERPRET=1 is set: Triton compiles nothing in its interpreter. Unset it.")
-    return [
-        importlib.import_module(f"{package.__name__}.{found.name}") for found in pkgutil.iter_modules(package.__path__)
-    ]
+    names = [found.name for found in pkgutil.walk_packages(ops.__path__, f"{ops.__name__}.")]
+    return [importlib.import_module(name) for name in names if "triton" in name.split(".")]
 
 
 def _cuobjdump(what: str, path: Path) -> str:

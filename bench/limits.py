@@ -1,6 +1,6 @@
 """What this machine can do at most, measured beside the work, and which share of it a run reached.
 
-Limits are named as in csrc/cpu/limits.h: units as bits-registers ("int8-avx512"), in operations a second, two a
+Limits are named as in csrc/bench/limits.h: units as bits-registers ("int8-avx512"), in operations a second, two a
 multiply-add; the streams "read" and "update" (read and written in place), in bytes a second; "cycles" of a core. The
 least work of a run is given in the same names; what is only written counts as "update".
 """
@@ -25,16 +25,16 @@ def last_level_cache() -> int:
 
 
 def measure_limits(seconds: float = 0.15) -> dict[str, float]:
-    """All limits of this machine with as many threads as torch has; empty where the CPU kernels are not built.
+    """All limits of this machine with as many threads as torch has; empty where they are not built.
 
     Streams run over eight times the last-level cache, so that it holds next to nothing of the pass before.
     """
     try:
-        from revelio_fast import _C
+        from revelio_fast import _limits
     except ImportError:
         return {}
     threads, size = torch.get_num_threads(), 8 * last_level_cache()
-    return {name: _C.limit(name, seconds, threads, 0, size)[0] for name in _C.limit_names()}
+    return {name: _limits.limit(name, seconds, threads, 0, size)[0] for name in _limits.limit_names()}
 
 
 def median_of_both(before: Work, after: Work) -> dict[str, float]:
@@ -56,16 +56,16 @@ def share_of_limit(work: Work | None, limits: Work, seconds: float) -> float | N
 
 def fastest_unit(bits: str) -> str:
     """The widest unit of this processor for "float32", "int8" or "bf16"; float32's where there is none."""
-    from revelio_fast import _C
+    from revelio_fast import _limits
 
-    names = _C.limit_names()
+    names = _limits.limit_names()
     return next((name for name in reversed(names) if name.startswith(f"{bits}-")), None) or fastest_unit("float32")
 
 
 def unit_of_ours(precision: str, B: int, d: int, n: int, k: int) -> str:
     """The unit by which `topk_encode` on the CPU does most of its work, with the instruction set in use."""
     from revelio_fast import _C
-    from revelio_fast.ops.cpu.topk_encode import screen_for
+    from revelio_fast.ops.topk_encode.cpu import screen_for
 
     isa = _C.isa()
     registers = "avx512" if isa == "avx512bf16" else isa

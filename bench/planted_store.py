@@ -39,7 +39,7 @@ def planted_store(path: Path, rows: int, d: int, *, progress: bool = True) -> tu
     if (path / "manifest.json").exists():
         found = ActivationStore.open(path, allow_incomplete=True)
         if found.complete:
-            if (found.rows, found.d, found.about) != (rows, d, about):
+            if (found.rows, found.d, found.metadata) != (rows, d, about):
                 raise StoreError(f"{path} holds another store ({found}): give --store another folder, or delete it.")
             return found, float("nan")
     directions, started = dictionary(d), time.perf_counter()

@@ -1,4 +1,4 @@
-"""python -m bench.readme: puts the tables of bench/results/*.json between the marks of README and docs."""
+"""python -m bench.readme: puts the tables of bench/results, a folder per processor, into README and docs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from bench.peers.run import table as table_of_peers
 from bench.table import limits_lines, table
 
 ROOT = Path(__file__).resolve().parents[1]
+MARK = re.compile(r"<!-- bench:([\w/]+) -->.*?<!-- /bench -->", flags=re.DOTALL)
 FILES = ("README.md", "docs/performance.md", "docs/gpu-model.md")
 WITH_OWN_TABLE = {
     "gpu_model": gpu_model.tables,
     "gpu_aot": gpu_compile.summary,
-    "encode_shapes": encode_shapes.table,
-    "encode_shapes_avx2": encode_shapes.table,
+    "zen4/encode_shapes": encode_shapes.table,
+    "zen4/encode_shapes_avx2": encode_shapes.table,
 }
 
 
 def main() -> None:
     """Rewrite the files; a mark whose JSON is missing is left as it is."""
     for path in map(ROOT.joinpath, FILES):
-        path.write_text(re.sub(r"<!-- bench:(\w+) -->.*?<!-- /bench -->", _filled, path.read_text(), flags=re.DOTALL))
+        path.write_text(MARK.sub(_filled, path.read_text()))
 
 
 def _filled(mark: re.Match) -> str:
@@ -40,7 +41,7 @@ def _filled(mark: re.Match) -> str:
         f"medians of {about['repeats']}; {about['busy_before']:.0%} of the machine busy before "
         f"([JSON](/{source.relative_to(ROOT)}))"
     )
-    if mark[1] == "train":
+    if mark[1].endswith("/train"):
         shown = train.table(results)
     else:
         shown = (table_of_peers if "differs" in results["rows"][0] else table)(results["rows"])

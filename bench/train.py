@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     about = stamp(options.steps)
     task = {
         "store": str(folder), "steps": options.steps, "batch_size": options.batch, "k": options.k,
-        "expansion_factor": options.expansion, "holdout": min(0.05, options.batch / rows),
+        "expansion_factor": options.expansion, "val_fraction": min(0.05, options.batch / rows),
     }  # fmt: skip
     row: dict[str, Any] = {
         "shape": str(Shape(options.batch, options.d, options.expansion * options.d, options.k)),

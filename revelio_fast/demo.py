@@ -16,7 +16,6 @@ batch_size: 50
 sae:
   {expansion_factor: 8, k: 16, steps: 300, batch_size: 500, warmup_steps: 50, lr: 0.002, log_every: 10, eval_every: 50}
 purity: {permutations: 200, bootstrap: 200}
-baselines: {pixel_size: 16}
 diffc: {layers: [up_ft1], timesteps: [25], width: 48, epochs: 6, lr: 0.001, lr_min: 0.0005, augmentation: none}
 report: {title: "Demo: mini-sd on handwritten digits", sheets: 3}
 """

@@ -97,13 +97,13 @@ class Comparison:
         labels = {**self.train.labels, **self.test.labels}
         return self.prompt_file("true.csv", {image_id: prompts[label] for image_id, label in labels.items()})
 
-    def maps(self, layer: str, prompt: str | Prompts, folder: str, variants: int = 0) -> tuple[MapStore, MapStore]:
+    def maps(self, layer: str, prompt: str | Prompts, folder: str, num_crops: int = 0) -> tuple[MapStore, MapStore]:
         """Cached maps of both halves."""
         extractor = FeatureExtractor.from_pretrained(mini_sd_path(), [layer], [TIMESTEP], prompt)
-        crops = RandomCrops(extractor.image_size, mirror=False)
+        crops = RandomCrops(extractor.image_size, hflip=False)
         options: dict[str, Any] = {"batch_size": BATCH, "progress": False}
         train = extract_maps(
-            extractor, self.train, self.work / folder / "train", variants=variants, crops=crops, **options
+            extractor, self.train, self.work / folder / "train", num_crops=num_crops, crops=crops, **options
         )
         test = extract_maps(extractor, self.test, self.work / folder / "test", **options)
         return train[layer, TIMESTEP], test[layer, TIMESTEP]
@@ -116,11 +116,10 @@ class Comparison:
         """Train a head on cached maps (their crops, if there are any) and time it on the test images."""
         out = self.work / folder / method.replace(" ", "-")
         started = time.perf_counter()
-        crops = [variant.maps for variant in train.variants()]
         train_on(
-            CachedMaps(crops or train.maps, train.labels), CachedMaps(test.maps, test.labels),
+            CachedMaps(train.variants() or train, train.labels), CachedMaps(test, test.labels),
             self.config("resnet" if method.startswith("SD") else "diffc"), out_dir=out, n_classes=len(DIGIT_NAMES),
-            class_names=DIGIT_NAMES, features=feature_record(test.about), progress=False,
+            class_names=DIGIT_NAMES, features=feature_record(test.metadata), progress=False,
         )  # fmt: skip
         self.trained(method, out, words, time.perf_counter() - started, prompt)
 
@@ -147,7 +146,7 @@ class Comparison:
     def run(self) -> None:
         """All classifiers."""
         named = self.zero_shot()
-        train, test = self.maps(LAYER, "", "empty", variants=4)
+        train, test = self.maps(LAYER, "", "empty", num_crops=4)
         self.probe(train, test)
         self.cached("SD features", "bottleneck", *self.maps("bottleneck", "", "bottleneck"), EMPTY)
         self.cached("Diff-C, 4 cached crops of each image", "empty", train, test, EMPTY)

@@ -49,7 +49,7 @@ def dense_step(p: Inputs, shape: Shape, *, bf16: bool = False, compile: bool = F
 
 
 def fused_step(p: Inputs, shape: Shape, backend: str):
-    """The step of `train_ksae(engine="fused", semantics="official")` on the ops."""
+    """The step of `train_ksae(engine="fused", compat="authors")` on the ops."""
     rows = ops.AdamRows.start(*(t.clone() for t in (p.W_enc, p.W_dec, p.b_enc, p.b_pre)))
     taken = [0]
 

@@ -39,15 +39,17 @@ def dense_sweep(p: Inputs, shape: Shape):
 
 
 def one_sweep(p: Inputs, shape: Shape, backend: str, *, marks: bool = False, steps: int = 0):
-    """`adam_unit_norm_step_` on a state that has taken so many steps, with or without marks of settled latents."""
+    """`adam_unit_norm_step_` on a state that has taken so many steps, with or without marks of latents to skip."""
     rows = ops.AdamRows.start(*(t.clone() for t in (p.W_enc, p.W_dec, p.b_enc, p.b_pre)))
-    settled = torch.zeros(shape.n, dtype=torch.uint8) if marks else None
+    skip_mask = torch.zeros(shape.n, dtype=torch.uint8) if marks else None
     inverse, taken = invert_code(p.code, shape.n), [0]
 
     def run():
         taken[0] += 1
         with ops.use_backend(backend):
-            ops.adam_unit_norm_step_(rows, p.x, p.code, p.grad, step=taken[0], lr=LR, inverse=inverse, settled=settled)
+            ops.adam_unit_norm_step_(
+                rows, p.x, p.code, p.grad, step=taken[0], lr=LR, inverse=inverse, skip_mask=skip_mask
+            )
         return rows.W_dec[:SHOWN].clone()
 
     for _ in range(steps):

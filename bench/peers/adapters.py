@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import revelio_fast
 from bench.ops.bench_adam_unit_norm_step import LR
 from bench.peers.packages import DICTIONARY_LEARNING, OVERCOMPLETE, SAELENS, SPARSIFY, load
 from bench.problems import Inputs, Shape
@@ -29,6 +30,12 @@ def set_(pairs: dict[Tensor, Tensor]) -> None:
     with torch.no_grad():
         for parameter, value in pairs.items():
             parameter.copy_(value)
+
+
+def speed_up(model: Any, optimiser: torch.optim.Optimizer, how: str) -> None:
+    """`accelerate` a peer's model, and with "model and optimiser" both; "" leaves them alone."""
+    if how:
+        revelio_fast.accelerate(model, optimizer=optimiser if how == "model and optimiser" else None)
 
 
 def variance(x: Tensor) -> Tensor:
@@ -67,10 +74,11 @@ def _sparsify(p: Inputs, shape: Shape) -> Any:
     return coder
 
 
-def sparsify_step(p: Inputs, shape: Shape, *, bf16: bool = False) -> Run:
+def sparsify_step(p: Inputs, shape: Shape, *, bf16: bool = False, accelerated: str = "") -> Run:
     """The order of its Trainer: unit norm, FVU, backward, projection, optimiser."""
     coder = _sparsify(p, shape)
     optimiser = torch.optim.Adam(coder.parameters(), lr=LR)
+    speed_up(coder, optimiser, accelerated)
 
     def run() -> Tensor:
         coder.set_decoder_norm_to_unit_norm()
@@ -113,7 +121,7 @@ def _saelens(p: Inputs, shape: Shape, sparse: bool) -> Any:
     return sae
 
 
-def saelens_step(p: Inputs, shape: Shape, *, sparse: bool = False) -> Run:
+def saelens_step(p: Inputs, shape: Shape, *, sparse: bool = False, accelerated: str = "") -> Run:
     """`SAETrainer.step`, which its `fit` calls for every batch."""
     sae = _saelens(p, shape, sparse)
     from sae_lens.config import SAETrainerConfig
@@ -123,6 +131,7 @@ def saelens_step(p: Inputs, shape: Shape, *, sparse: bool = False) -> Run:
         total_training_samples=2**40, train_batch_size_samples=shape.B, lr=LR, lr_end=LR, device="cpu"
     )
     trainer: Any = SAETrainer(config, sae, iter(()))
+    speed_up(sae, trainer.optimizer, accelerated)
     scale = variance(p.x)
 
     def run() -> Tensor:
@@ -160,9 +169,10 @@ def _dictionary_learning(p: Inputs, shape: Shape) -> Any:
     return trainer
 
 
-def dictionary_learning_step(p: Inputs, shape: Shape) -> Run:
+def dictionary_learning_step(p: Inputs, shape: Shape, *, accelerated: str = "") -> Run:
     """`TopKTrainer.update`; not as its step 0, which would replace b_dec by the data's median."""
     trainer, scale = _dictionary_learning(p, shape), variance(p.x)
+    speed_up(trainer, trainer.optimizer, accelerated)
     return lambda: trainer.update(1, p.x) / scale
 
 
@@ -183,12 +193,13 @@ def _overcomplete(p: Inputs, shape: Shape) -> Any:
     return sae
 
 
-def overcomplete_step(p: Inputs, shape: Shape) -> Run:
+def overcomplete_step(p: Inputs, shape: Shape, *, accelerated: str = "") -> Run:
     """`train_sae` over one batch, centred beforehand, with our loss, without its clipping and monitoring."""
     sae, x = _overcomplete(p, shape), p.x - p.b_pre
     from overcomplete.sae import train_sae
 
     optimiser, scale = torch.optim.Adam(sae.parameters(), lr=LR), variance(p.x)
+    speed_up(sae, optimiser, accelerated)
     losses: list[Tensor] = []
 
     def fvu(x: Tensor, x_hat: Tensor, *_: Tensor) -> Tensor:

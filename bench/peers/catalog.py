@@ -16,6 +16,7 @@ from bench.problems import Inputs, Shape
 
 Builder = Callable[[Inputs, Shape], Run]
 OURS = "revelio_fast"
+ACCELERATED = "-accelerated"
 
 
 class Implementation(NamedTuple):
@@ -41,7 +42,9 @@ class Implementation(NamedTuple):
 
     def work(self, what: str, shape: Shape) -> Work:
         """Least work, at the unit that most of the encode runs on."""
-        if self.name.startswith(OURS):
+        if ACCELERATED in self.name:
+            unit = unit_of_ours("fp32", *shape)
+        elif self.name.startswith(OURS):
             unit = unit_of_ours(self.name.removeprefix(OURS).lstrip("-") or "fast", *shape)
         else:
             unit = fastest_unit("bf16" if "bf16" in self.name else "float32")
@@ -56,6 +59,25 @@ _SAELENS = (
     "SAETrainer.step with its gradient clipping (1.0) and counts of fired latents; squared error instead of FVU; ReLU "
     "after the top k; no unit norm or projection of decoder rows, and rescaling by their norms switched off; no AuxK"
 )
+
+
+def _accelerated(name: str, package: Package, step: Callable[..., Run]) -> tuple[Implementation, ...]:
+    """A peer's trainer after `accelerate(model)`, and after ``accelerate(model, optimizer=...)``."""
+    return (
+        Implementation(
+            f"{name}{ACCELERATED}",
+            f"as {name}, its own trainer unmodified, after revelio_fast.accelerate(model)",
+            partial(step, accelerated="model"),
+            package=package,
+        ),
+        Implementation(
+            f"{name}{ACCELERATED}-adam",
+            f"as {name}, its own trainer unmodified, after revelio_fast.accelerate(model, optimizer=its Adam)",
+            partial(step, accelerated="model and optimiser"),
+            package=package,
+        ),
+    )
+
 
 IMPLEMENTATIONS = (
     Implementation(
@@ -83,6 +105,7 @@ IMPLEMENTATIONS = (
         package=FAISS,
     ),
     Implementation("sparsify", _SPARSIFY, adapters.sparsify_step, adapters.sparsify_encode, SPARSIFY),
+    *_accelerated("sparsify", SPARSIFY, adapters.sparsify_step),
     Implementation(
         "sparsify-bf16",
         "as sparsify, forward under bf16 autocast of the CPU (its own autocast is for CUDA)",
@@ -91,6 +114,7 @@ IMPLEMENTATIONS = (
         SPARSIFY,
     ),
     Implementation("saelens", _SAELENS, adapters.saelens_step, adapters.saelens_encode, SAELENS),
+    *_accelerated("saelens", SAELENS, adapters.saelens_step),
     Implementation(
         "saelens-sparse",
         "as saelens with use_sparse_activations=True",
@@ -105,6 +129,7 @@ IMPLEMENTATIONS = (
         adapters.dictionary_learning_encode,
         DICTIONARY_LEARNING,
     ),
+    *_accelerated("dictionary-learning", DICTIONARY_LEARNING, adapters.dictionary_learning_step),
     Implementation(
         "overcomplete",
         "train_sae with our FVU, without clipping and monitoring; b_pre subtracted beforehand, not learnt; ReLU before "
@@ -113,6 +138,7 @@ IMPLEMENTATIONS = (
         adapters.overcomplete_encode,
         OVERCOMPLETE,
     ),
+    *_accelerated("overcomplete", OVERCOMPLETE, adapters.overcomplete_step),
     Implementation(
         OURS,
         'the step of train_ksae with precision="fast"; as an encoder topk_encode(precision="fast")',

@@ -84,7 +84,7 @@ static inline bool moments_are_zero(const AdamStep &p, int64_t j, int64_t d) {
 // The first latent of j .. end that has entries or is not settled; else end.
 static inline int64_t first_to_update(const AdamStep &p, const AdamConstants &c, int64_t j, int64_t end) {
     const int64_t *offsets = p.gradients.offsets;
-    while (p.settled && c.rest && j < end && p.settled[j] && offsets[j] == offsets[j + 1]) ++j;
+    while (p.skip_mask && c.rest && j < end && p.skip_mask[j] && offsets[j] == offsets[j + 1]) ++j;
     return j;
 }
 
@@ -99,10 +99,10 @@ static inline void update_latent(const AdamStep &p, const AdamConstants &c, int6
     const AdamRow dec = {p.W_dec + j * d, p.m_dec + j * d, p.v_dec + j * d};
     if (begin == end && c.rest && moments_are_zero(p, j, d)) {
         const bool kept = !p.unit_norm || normalise(dec.w, d);
-        if (p.settled) p.settled[j] = kept;
+        if (p.skip_mask) p.skip_mask[j] = kept;
         return;
     }
-    if (p.settled) p.settled[j] = 0;
+    if (p.skip_mask) p.skip_mask[j] = 0;
     Entries group = entries(q, begin, begin);
     EntrySums sums = {};
     const bool several = end - begin > GROUP;

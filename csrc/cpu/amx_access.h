@@ -1,4 +1,4 @@
-// Whether this process may use AMX here, which the processor, the kernel and the arithmetic must all agree to.
+// Whether this process may use AMX here, which the processor and the kernel must both agree to.
 #pragma once
 
 #include <string>

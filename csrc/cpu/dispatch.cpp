@@ -30,7 +30,11 @@ std::string refusal(const std::string &isa, bool asked) {
     if (isa == "avx512bf16") has = avx512 && __builtin_cpu_supports("avx512bf16");
 #endif
 #ifdef REVELIO_AMX
-    if (isa == "amx" && avx512) return amx_refusal(asked);
+    if (isa == "amx" && avx512) {
+        const std::string reason = amx_refusal(asked);
+        const char *wrong = reason.empty() ? amx::wrong_sums() : nullptr;
+        return wrong ? std::string("its ") + wrong + " sums of known products came out wrong on this machine" : reason;
+    }
 #endif
 #endif
     return has ? "" : "this processor does not have it";

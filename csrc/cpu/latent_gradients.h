@@ -25,7 +25,7 @@ static inline Entries entries(const SparseBackward &p, int64_t begin, int64_t en
     for (int64_t q = 0; q < group.count; ++q) {
         const int64_t row = p.rows[begin + q], slot = p.slots[begin + q];
         group.x[q] = p.x + row * p.d;
-        group.grad[q] = (slot >= p.k - p.k_aux ? p.grad_aux : p.grad) + row * p.d;
+        group.grad[q] = (slot >= p.k - p.k_aux ? p.grad_aux : p.grad_x_hat) + row * p.d;
         group.value[q] = p.values ? p.values[row * p.k + slot] : 0.0f;
     }
     return group;
@@ -88,8 +88,8 @@ static inline void gradient_of_b_pre(const SparseBackward &p, const float *chunk
         for (int64_t c = 0; c < count; ++c) {
             for (int64_t i = 0; i < columns; ++i) total[i] -= chunks[c * p.d + first + i];
         }
-        for (int64_t row = 0; p.grad && row < p.B; ++row) {
-            for (int64_t i = 0; i < columns; ++i) total[i] += p.grad[row * p.d + first + i];
+        for (int64_t row = 0; p.grad_x_hat && row < p.B; ++row) {
+            for (int64_t i = 0; i < columns; ++i) total[i] += p.grad_x_hat[row * p.d + first + i];
         }
         for (int64_t i = 0; i < columns; ++i) db_pre[first + i] = static_cast<float>(total[i]);
     }

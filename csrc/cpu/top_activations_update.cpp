@@ -35,7 +35,8 @@ void top_activations_update(const TopActivationsUpdate &p) {
             if (!(value > 0)) continue;
             p.sums[j] += value;
             p.counts[j] += 1;
-            if (p.m > 0) insert(p.top_values + j * p.m, p.top_image_ids + j * p.m, p.m, value, p.image_ids[p.rows[e]]);
+            if (p.m > 0)
+                insert(p.state_values + j * p.m, p.state_image_ids + j * p.m, p.m, value, p.image_ids[p.rows[e]]);
         }
     }
 }

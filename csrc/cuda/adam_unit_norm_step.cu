@@ -12,6 +12,12 @@ extern __shared__ float4 row_memory[];  // as large as the launch says
 
 namespace {
 
+// The encoder's rows in bfloat16, with the norms of each row and of what rounding took off it; all null or none.
+struct EncoderShadow {
+    uint16_t *weights;         // [n, d]
+    float *norms, *residuals;  // [n]
+};
+
 struct AdamConstants {
     float one_minus_beta1, beta2, one_minus_beta2, eps, step_size, root_of_correction2;
     const float *scalars;  // the last two, read on the device; or null
@@ -203,10 +209,11 @@ void run(const AdamStep &p, const EncoderShadow &shadow, const Workspace &w, con
 
 }  // namespace
 
-void adam_unit_norm_step(const AdamStep &p, const EncoderShadow &shadow, void *workspace, const Place &place) {
+void adam_unit_norm_step(const AdamStep &p, const Place &place) {
     const DeviceGuard guard(place.device);
+    const EncoderShadow shadow = {p.shadow_weights, p.shadow_norms, p.shadow_residuals};
     const SparseBackward &q = p.gradients;
-    const Workspace w = workspace_at(workspace, q);
+    const Workspace w = workspace_at(place.workspace, q);
     const double step = static_cast<double>(p.step);
     const AdamConstants c = {static_cast<float>(1 - p.beta1),
                              static_cast<float>(p.beta2),
@@ -215,8 +222,8 @@ void adam_unit_norm_step(const AdamStep &p, const EncoderShadow &shadow, void *w
                              static_cast<float>(p.lr / (1 - std::pow(p.beta1, step))),
                              static_cast<float>(std::sqrt(1 - std::pow(p.beta2, step))),
                              p.scalars};
-    if (wide(q.d, q.x, q.grad, q.grad_aux, p.W_enc, p.W_dec, p.b_pre, p.m_enc, p.v_enc, p.m_dec, p.v_dec,
-             shadow.weights, workspace))
+    if (wide(q.d, q.x, q.grad_x_hat, q.grad_aux, p.W_enc, p.W_dec, p.b_pre, p.m_enc, p.v_enc, p.m_dec, p.v_dec,
+             shadow.weights, place.workspace))
         run<4>(p, shadow, w, c, place);
     else
         run<1>(p, shadow, w, c, place);

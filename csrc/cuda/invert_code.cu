@@ -177,7 +177,7 @@ int64_t invert_code_workspace(int64_t entries) {
 void invert_code(const InvertCode &q, const Place &place) {
     const DeviceGuard guard(place.device);
     const int64_t count = q.B * q.k, tiles = ceil_div(count, TILE);
-    int64_t *tile_counts = static_cast<int64_t *>(q.workspace), *digit_counts = tile_counts + MOST_DIGITS * tiles;
+    int64_t *tile_counts = static_cast<int64_t *>(place.workspace), *digit_counts = tile_counts + MOST_DIGITS * tiles;
     int64_t *entries[2] = {digit_counts + MOST_DIGITS, digit_counts + MOST_DIGITS + count};
     uint32_t *keys[2] = {reinterpret_cast<uint32_t *>(entries[1] + count),
                          reinterpret_cast<uint32_t *>(entries[1] + count) + count};

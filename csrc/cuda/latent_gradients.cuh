@@ -78,7 +78,7 @@ __device__ inline void read_entries(const SparseBackward &p, const Span &span, c
         if (p.dpre_given) {
             dpre = p.dpre_given[at];
         } else {
-            grad = (slot >= p.k - p.k_aux ? p.grad_aux : p.grad) + row * p.d;
+            grad = (slot >= p.k - p.k_aux ? p.grad_aux : p.grad_x_hat) + row * p.d;
             value = p.values[at];
             dvalue = warp_dot<WIDTH>(grad, w_dec, p.d);
             dpre = p.relu && !(value > 0) ? 0.0f : dvalue;
@@ -105,7 +105,7 @@ __device__ inline void add_entries(const SparseBackward &p, const Batch &batch, 
                                    const Vector<WIDTH> &b_pre, RowGradients<WIDTH> &sums) {
 #pragma unroll 2
     for (int e = from; e < to; ++e) {
-        if (p.grad) axpy(sums.dec, batch.value[e], load<WIDTH>(batch.grad[e] + i));
+        if (p.grad_x_hat) axpy(sums.dec, batch.value[e], load<WIDTH>(batch.grad[e] + i));
         if (p.x) {
             Vector<WIDTH> x = load<WIDTH>(batch.x[e] + i);
 #pragma unroll
@@ -186,7 +186,7 @@ __device__ inline double b_pre_gradient(const SparseBackward &p, const Workspace
     const int64_t i = blockIdx.x * static_cast<int64_t>(COLUMNS) + lane;
     double sum = 0;
     if (i < p.d) {
-        for (int64_t b = part; p.grad && b < p.B; b += PARTS) sum += p.grad[b * p.d + i];
+        for (int64_t b = part; p.grad_x_hat && b < p.B; b += PARTS) sum += p.grad_x_hat[b * p.d + i];
         for (int64_t g = part; g < groups; g += PARTS) sum -= w.b_pre_rows[g * p.d + i];
     }
     parts[part][lane] = sum;

@@ -85,10 +85,10 @@ int64_t sparse_backward_workspace(int64_t entries, int64_t n, int64_t d) {
     return static_cast<int64_t>(sizeof(float)) * (chunks * 2 * d + ceil_div(n, GROUP) * d + chunks * 2);
 }
 
-void sparse_backward(const SparseBackward &p, void *workspace, const Place &place) {
+void sparse_backward(const SparseBackward &p, const Place &place) {
     const DeviceGuard guard(place.device);
-    const Workspace w = workspace_at(workspace, p);
-    if (wide(p.d, p.x, p.grad, p.grad_aux, p.W_enc, p.W_dec, p.b_pre, p.dW_dec, p.dW_enc, p.dx, workspace))
+    const Workspace w = workspace_at(place.workspace, p);
+    if (wide(p.d, p.x, p.grad_x_hat, p.grad_aux, p.W_enc, p.W_dec, p.b_pre, p.dW_dec, p.dW_enc, p.dx, place.workspace))
         run<4>(p, w, place);
     else
         run<1>(p, w, place);

@@ -51,8 +51,8 @@ __global__ void __launch_bounds__(THREADS, 8) update(TopActivationsUpdate p) {
     if (j >= p.n) return;
     const int64_t begin = p.offsets[j], end = p.offsets[j + 1];
     if (begin == end) return;
-    float *values = p.top_values + j * p.m;
-    int64_t *ids = p.top_image_ids + j * p.m, count = 0;
+    float *values = p.state_values + j * p.m;
+    int64_t *ids = p.state_image_ids + j * p.m, count = 0;
     double sum = 0;
     for (int64_t start = begin; start < end; start += WARP) {
         const int64_t e = start + lane;

@@ -8,7 +8,7 @@ from revelio_fast.classifiers.map_classifier import MapClassifier, Prediction
 from revelio_fast.classifiers.map_source import CachedMaps, MapSource
 from revelio_fast.classifiers.online import OnlineMaps, cached_training_maps, labelled, train_diffc_online
 from revelio_fast.classifiers.predictions import Classified, PredictionLog, matched_labels
-from revelio_fast.classifiers.results import DiffCResult, EpochRecord, accuracy_interval, confusion_matrix
+from revelio_fast.classifiers.results import DiffCResult, EpochRecord, confusion_matrix
 from revelio_fast.classifiers.training import train_diffc, train_on
 from revelio_fast.classifiers.zero_shot import DenoisingErrors, Pruning, ZeroShotClassifier, class_prompts
 
@@ -29,7 +29,6 @@ __all__ = [
     "Pruning",
     "ResNetHead",
     "ZeroShotClassifier",
-    "accuracy_interval",
     "cached_training_maps",
     "class_prompts",
     "confusion_matrix",

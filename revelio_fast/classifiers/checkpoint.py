@@ -21,7 +21,8 @@ NAME = "checkpoint.safetensors"
 
 def data_key(config: DiffCConfig, train: MapSource, test: MapSource) -> str:
     """Return a digest of the settings and of both sets of maps."""
-    text = json.dumps({"config": asdict(config), "train": train.key(), "test": test.key()}, sort_keys=True)
+    settings = {**asdict(config), "lr_min": config.last_lr}
+    text = json.dumps({"config": settings, "train": train.key(), "test": test.key()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

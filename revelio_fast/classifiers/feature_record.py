@@ -8,17 +8,16 @@ from typing import Any
 import torch
 
 from revelio_fast.assets import mini_sd_path
-from revelio_fast.features import FeatureExtractor
-from revelio_fast.models import ModelError
-from revelio_fast.models.prompts import ClassTemplate, Column, FromClip, Prompts
+from revelio_fast.features import ExtractConfig, FeatureExtractor
+from revelio_fast.models import MINI_SD, ModelError
+from revelio_fast.models.prompts import ClassTemplate, Column, FromClip, Prompts, as_prompts
 
-MINI_SD = "mini-sd"
 OF_THE_IMAGES = ("source", "class_names", "skipped", "prompts", "crop")
 
 
-def feature_record(about: dict[str, Any]) -> dict[str, Any]:
-    """What maps depend on besides the images, from a map store's `about`; the packaged model goes by its name."""
-    record = {name: value for name, value in about.items() if name not in OF_THE_IMAGES}
+def feature_record(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What maps depend on besides the images, from a store's `metadata`; the packaged model goes by its name."""
+    record = {name: value for name, value in metadata.items() if name not in OF_THE_IMAGES}
     if Path(str(record.get("model"))) == mini_sd_path():
         record["model"] = MINI_SD
     return record
@@ -44,28 +43,15 @@ def extractor_of(
         If the model is not there any more, or the record lacks something.
     """
     try:
-        model = str(record["model"])
-        return FeatureExtractor.from_pretrained(
-            mini_sd_path() if model == MINI_SD else model,
-            [record["layer"]],
-            [record["timestep"]],
-            _prompts(record["prompt"]) if prompt is None else prompt,
-            image_size=record["image_size"],
-            dtype=record["model_dtype"],
-            seed=record["seed"],
-            noise_samples=record["noise_samples"],
-            revision=record["revision"],
-            random_weights=record["random_weights"],
-            official=record.get("official", False),
-            compile=record.get("compiled", False),
-            device=device,
-        )
+        config = ExtractConfig.from_metadata(record)
+        prompts = as_prompts(_prompts(record["prompt"]) if prompt is None else prompt)
+        return FeatureExtractor.from_config(config, prompts, device=device)
     except KeyError as error:
         raise ModelError(f"The classifier does not say which {error} its features have: train it again.") from None
     except ModelError as error:
         raise ModelError(
             f"The classifier reads features of {record.get('model')}, and that model cannot be used: {error} "
-            "If it lies elsewhere now, name it with model=... (--model)."
+            "If it lies elsewhere now, name it with model=..."
         ) from error
 
 

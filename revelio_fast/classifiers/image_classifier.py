@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from revelio_fast.classifiers.feature_record import extractor_of
 from revelio_fast.classifiers.map_classifier import MapClassifier, Prediction
@@ -19,6 +18,7 @@ from revelio_fast.classifiers.predictions import Classified, PredictionLog, matc
 from revelio_fast.data import ImageSource, open_source
 from revelio_fast.features import FeatureExtractor
 from revelio_fast.models.prompts import Prompts
+from revelio_fast.progress import tqdm
 
 if TYPE_CHECKING:
     from PIL.Image import Image

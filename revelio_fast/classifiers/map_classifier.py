@@ -109,7 +109,7 @@ class MapClassifier(nn.Module):
         progress : bool
             Show a progress bar.
         """
-        from tqdm import tqdm
+        from revelio_fast.progress import tqdm
 
         device = next(self.parameters()).device
         was_training = self.training

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from revelio_fast.classifiers.config import DiffCConfig
 from revelio_fast.classifiers.feature_record import feature_record
@@ -20,6 +19,8 @@ from revelio_fast.classifiers.results import DiffCResult
 from revelio_fast.classifiers.training import train_on
 from revelio_fast.data import BrokenImageError, ImageSource, RandomCrops, open_source
 from revelio_fast.features import FeatureExtractor, MapStore, extract_maps
+from revelio_fast.progress import tqdm
+from revelio_fast.renamed import renamed
 
 TEST_MAPS = "test_maps"
 
@@ -70,7 +71,8 @@ class OnlineMaps:
     def key(self) -> str:
         """Digest of the extractor's and the crops' settings, all names, labels and prompts, and 16 images."""
         about = {
-            **self._extractor.about(), "key": list(self._key), "crops": self._crops.about(), "batch": self._batch_size
+            **self._extractor.metadata(), "key": list(self._key), "crops": self._crops.about(),
+            "batch": self._batch_size,
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for item in self._source:
@@ -103,6 +105,7 @@ class OnlineMaps:
             held = [maps[len(batch) :]]
 
 
+@renamed(least_area="min_scale")
 def train_diffc_online(
     extractor: FeatureExtractor,
     train: ImageSource | str | os.PathLike[str],
@@ -110,7 +113,7 @@ def train_diffc_online(
     config: DiffCConfig | None = None,
     *,
     out_dir: str | os.PathLike[str],
-    least_area: float = 0.8,
+    min_scale: float = 0.8,
     batch_size: int = 8,
     map_dtype: torch.dtype = torch.bfloat16,
     on_error: str = "stop",
@@ -132,7 +135,7 @@ def train_diffc_online(
         The paper's settings if left out; ``augmentation="flip"`` mirrors the crops.
     out_dir : path
         As in `train_on`: a second call continues after the last whole epoch, to the same bits.
-    least_area : float
+    min_scale : float
         A crop has at least this share of an image's area.
     batch_size : int
         Images of a forward pass of the diffusion model; the classifier's is ``config.batch_size``.
@@ -153,7 +156,7 @@ def train_diffc_online(
     config = config or DiffCConfig()
     train = _usable(open_source(train), on_error, progress)
     test = labelled(open_source(test))
-    crops = RandomCrops(extractor.image_size, least_area, config.augmentation == "flip", config.seed)
+    crops = RandomCrops(extractor.image_size, min_scale, config.augmentation == "flip", config.seed)
     prompts = extractor.prompts.texts(train, cache_dir=out_dir, progress=progress)
     online = OnlineMaps(extractor, train, crops, batch_size, prompts)
     stores = extract_maps(
@@ -163,11 +166,11 @@ def train_diffc_online(
     (store,) = stores.values()
     return train_on(
         online,
-        CachedMaps(store.maps, store.labels),
+        CachedMaps(store, store.labels),
         config,
         out_dir=out_dir,
         class_names=class_names or train.class_names,
-        features=feature_record(store.about),
+        features=feature_record(store.metadata),
         device=extractor.device,
         progress=progress,
     )
@@ -184,10 +187,10 @@ def cached_training_maps(store: MapStore, config: DiffCConfig, rows: Tensor | No
     rows : Tensor, optional
         Int64; all rows with a label by default.
     """
-    crops = [variant.maps for variant in store.variants()]
+    crops = store.variants()
     rows = (store.labels >= 0).nonzero().flatten() if rows is None else rows
     mirror = config.augmentation == "flip" and not crops
-    return CachedMaps(crops or store.maps, store.labels, rows=rows, mirror=mirror, seed=config.seed)
+    return CachedMaps(crops or store, store.labels, rows=rows, mirror=mirror, seed=config.seed)
 
 
 def labelled(source: ImageSource) -> ImageSource:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
-from revelio_fast.classifiers.results import accuracy_interval, confusion_matrix
+from revelio_fast.atomic import atomic_write_json
+from revelio_fast.classifiers.results import by_class, confusion_matrix
+from revelio_fast.csv_text import csv_text, parse_csv, write_csv
 from revelio_fast.data import BrokenImageError, ImageItem, ImageSource
+from revelio_fast.statistics import wilson_interval
 
-COLUMNS = ("image_id", "content", "path", "label", "predicted")
+COLUMNS = ("image_id", "content", "path", "label", "predicted", "label_number", "predicted_number")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Classified:
         if self.accuracy is not None:
             correct = int(self.confusion.diagonal().sum())
             found["accuracy"] = self.accuracy
-            found["interval"] = list(accuracy_interval(correct, found["labelled"]))
+            found["interval"] = list(wilson_interval(correct, found["labelled"]))
+            found["per_class_accuracy"] = by_class(self.confusion, self.class_names)
             found["confusion"] = self.confusion.tolist()
         return found
 
@@ -76,8 +77,9 @@ class Classified:
 class PredictionLog:
     """The predictions so far, and, with a path, the files that hold them.
 
-    ``NAME.csv`` has ``image_id``, ``content`` (a digest of the image's bytes), ``path``, ``label`` (empty where there
-    is none) and ``predicted``, and, best first, the names and scores of the leading classes. Every image is written as
+    ``NAME.csv`` has ``image_id``, ``content`` (a digest of the image's bytes), ``path``, the names of the true and the
+    predicted class (``label, predicted``), their numbers (``label_number, predicted_number``; label and its number are
+    empty where there is none), and, best first, the names and scores of the leading classes. Every image is written as
     it is classified. Opening the same file again keeps the predictions of images that are still in the source and have
     not changed, with the labels they have now. ``NAME.json`` has the settings, and in the end the metrics.
 
@@ -144,11 +146,13 @@ class PredictionLog:
         self._predicted.append(ranking[0])
         if self._path is None:
             return
-        row: list[Any] = [item.image_id, content.hex(), item.path, label if label >= 0 else "", ranking[0]]
+        true = self._true(label)
+        named = [true[0], self.class_names[ranking[0]], true[1], ranking[0]]
+        row: list[Any] = [item.image_id, content.hex(), item.path, *named]
         for place in range(self._top):
             row += [self.class_names[ranking[place]], f"{scores[place]:.6g}"]
         with self._path.open("a", newline="", encoding="utf-8") as file:
-            file.write(_lines([row]))
+            file.write(csv_text([row]))
 
     def finish(self, seconds: float, timed: int) -> Classified:
         """The result; written to ``NAME.json`` too."""
@@ -176,14 +180,14 @@ class PredictionLog:
             rows = [row for row in self._complete_rows(path) if self._is_current(int(row[0]), row[1])]
             self._ids = [int(row[0]) for row in rows]
             self._labels = [self._label_of[image_id] for image_id in self._ids]
-            self._predicted = [int(row[4]) for row in rows]
+            self._predicted = [int(row[6]) for row in rows]
             for row, label in zip(rows, self._labels, strict=True):
-                row[3] = str(label) if label >= 0 else ""
+                row[3], row[5] = map(str, self._true(label))
         else:
             rows = []
             atomic_write_json(about, {"settings": self._settings, "complete": False})
         # Written again as a whole: a kill may have cut the last line.
-        atomic_write_bytes(path, _lines([self._columns, *rows]).encode())
+        write_csv(path, self._columns, rows)
 
     def _is_current(self, image_id: int, content: str) -> bool:
         """Whether the source has the image, with the bytes that were classified."""
@@ -194,9 +198,13 @@ class PredictionLog:
         except BrokenImageError:
             return False
 
+    def _true(self, label: int) -> tuple[str, int | str]:
+        """Name and number of an image's class, empty where it has none."""
+        return (self.class_names[label], label) if label >= 0 else ("", "")
+
     def _complete_rows(self, path: Path) -> list[list[str]]:
         text = path.read_text(encoding="utf-8")
-        rows = list(csv.reader(io.StringIO(text, newline="")))[1:]
+        rows = parse_csv(text)[1:]
         if rows and (not text.endswith("\n") or len(rows[-1]) != len(self._columns)):
             rows.pop()
         return rows
@@ -237,9 +245,3 @@ def _settings_in(about: Path) -> Any:
         return json.loads(about.read_text(encoding="utf-8")).get("settings")
     except (OSError, ValueError, AttributeError):
         return None
-
-
-def _lines(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

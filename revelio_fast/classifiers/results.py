@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
+from revelio_fast.atomic import atomic_write_json
 from revelio_fast.classifiers.map_classifier import MapClassifier
+from revelio_fast.csv_text import write_csv
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,14 @@ class DiffCResult:
     parameters: int
     chance: float
     """Accuracy of always naming the class that is most frequent among the training maps."""
+    correct: Tensor
+    """bool [n_test]: which test maps were classified right, in the order of the test source."""
     class_names: list[str] | None = field(default=None)
 
     @property
     def per_class_accuracy(self) -> Tensor:
         """float64 [n_classes]: share of each class's test maps that are classified right; NaN where there are none."""
-        counts = self.confusion.sum(dim=1).double()
-        return self.confusion.diagonal().double() / torch.where(counts > 0, counts, torch.nan)
+        return per_class_accuracy(self.confusion)
 
     def metrics(self) -> dict[str, Any]:
         """Return the scalar results as plain values for JSON."""
@@ -74,28 +74,23 @@ class DiffCResult:
             "seconds": sum(record.seconds for record in self.history),
             "train_seconds_per_image": sum(record.train_seconds for record in self.history)
             / (len(self.history) * self.n_train),
+            "per_class_accuracy": by_class(self.confusion, self.names),
         }
+
+    @property
+    def names(self) -> list[str]:
+        """One name for each class; the number where none is known."""
+        return self.class_names or [str(number) for number in range(len(self.confusion))]
 
     def save(self, out_dir: str | Path) -> None:
         """Write ``model/``, ``history.csv``, ``confusion.csv`` and ``metrics.json`` into `out_dir`."""
         folder = Path(out_dir)
         self.model.save_pretrained(folder / "model")
         columns = [column.name for column in fields(EpochRecord)]
-        _write_csv(folder / "history.csv", columns, [list(asdict(record).values()) for record in self.history])
-        names = self.class_names or [str(c) for c in range(len(self.confusion))]
-        rows = [[name, *row] for name, row in zip(names, self.confusion.tolist(), strict=True)]
-        _write_csv(folder / "confusion.csv", ["true \\ predicted", *names], rows)
+        write_csv(folder / "history.csv", columns, [list(asdict(record).values()) for record in self.history])
+        rows = [[name, *row] for name, row in zip(self.names, self.confusion.tolist(), strict=True)]
+        write_csv(folder / "confusion.csv", ["true \\ predicted", *self.names], rows)
         atomic_write_json(folder / "metrics.json", self.metrics())
-
-
-def accuracy_interval(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion (95 % by default); (0, 1) without any trial."""
-    if total == 0:
-        return 0.0, 1.0
-    share = correct / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def confusion_matrix(labels: Tensor, predicted: Tensor, n_classes: int) -> Tensor:
@@ -104,9 +99,17 @@ def confusion_matrix(labels: Tensor, predicted: Tensor, n_classes: int) -> Tenso
     return torch.bincount(pairs, minlength=n_classes * n_classes).reshape(n_classes, n_classes)
 
 
-def _write_csv(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    atomic_write_bytes(path, text.getvalue().encode())
+def per_class_accuracy(confusion: Tensor) -> Tensor:
+    """Share of each class that is classified right, float64 ``[n_classes]``; NaN for a class without images."""
+    counts = confusion.sum(dim=1).double()
+    return confusion.diagonal().double() / torch.where(counts > 0, counts, torch.nan)
+
+
+def by_class(confusion: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Name, images and accuracy (None without images) of each class, as JSON values."""
+    return [
+        {"class": name, "images": images, "accuracy": share if images else None}
+        for name, images, share in zip(
+            names, confusion.sum(dim=1).tolist(), per_class_accuracy(confusion).tolist(), strict=True
+        )
+    ]

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from revelio_fast import seeds
 from revelio_fast.classifiers.checkpoint import data_key, load_checkpoint, save_checkpoint
 from revelio_fast.classifiers.config import DiffCConfig
 from revelio_fast.classifiers.map_classifier import MapClassifier
 from revelio_fast.classifiers.map_source import CachedMaps, MapSource, epoch_batches
-from revelio_fast.classifiers.results import DiffCResult, EpochRecord, accuracy_interval, confusion_matrix
+from revelio_fast.classifiers.results import DiffCResult, EpochRecord, confusion_matrix
+from revelio_fast.statistics import wilson_interval
 
 
 def train_diffc(
@@ -38,7 +40,7 @@ def train_diffc(
     Parameters
     ----------
     train_maps, test_maps : Tensor
-        ``[N, C, H, W]``, any float dtype; a memory-mapped tensor is read one batch at a time.
+        ``[N, C, H, W]``, any float dtype; one batch at a time is taken to the device.
     train_labels, test_labels : Tensor
         Integers ``[N]`` from 0 to ``n_classes - 1``.
     config : DiffCConfig, optional
@@ -120,7 +122,7 @@ def train_on(
     n_classes = _checked_classes(train, test, n_classes, class_names)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seeds.derive(config.seed, "classifier.init"))
         kind = MapClassifier.kinds[config.head]
         model = kind(train.shape[0], n_classes, config.dropout, config.width, class_names).to(device)
     model.features = features
@@ -142,8 +144,8 @@ def train_on(
 
 
 def learning_rate(config: DiffCConfig, epoch: int) -> float:
-    """Return the learning rate of `epoch` (from 0): a cosine from `lr` that reaches `lr_min` after the last epoch."""
-    return config.lr_min + (config.lr - config.lr_min) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+    """Return the learning rate of `epoch` (from 0): a cosine from `lr` that reaches `last_lr` after the last epoch."""
+    return config.last_lr + (config.lr - config.last_lr) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
 
 
 def _train_epochs(
@@ -158,7 +160,7 @@ def _train_epochs(
     progress: bool,
 ) -> Tensor | None:
     """Train the epochs that `history` lacks, and return the last one's test predictions; None if it lacked none."""
-    from tqdm import tqdm
+    from revelio_fast.progress import tqdm
 
     device = next(model.parameters()).device
     bar = tqdm(total=config.epochs, initial=len(history), desc=model.title, unit="epoch", disable=not progress)
@@ -168,7 +170,7 @@ def _train_epochs(
         for epoch in range(len(history), config.epochs):
             started = time.perf_counter()
             # Everything random in an epoch follows from (seed, epoch), so a resumed run needs no generator state.
-            torch.manual_seed(config.seed * 1_000_003 + epoch + 1)
+            torch.manual_seed(seeds.derive(config.seed, "classifier.dropout", epoch))
             lr = learning_rate(config, epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -199,10 +201,10 @@ def _train_one(
     device: torch.device,
     progress: bool,
 ) -> tuple[float, float]:
-    from tqdm import tqdm
+    from revelio_fast.progress import tqdm
 
     n = len(train.labels)
-    rows = epoch_batches(n, config.batch_size, torch.Generator().manual_seed(torch.initial_seed()))
+    rows = epoch_batches(n, config.batch_size, seeds.generator(config.seed, "classifier.shuffle", epoch))
     model.train()
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
     batches = zip(rows, train.batches(rows, epoch), strict=True)
@@ -230,7 +232,7 @@ def _evaluate(
     model: MapClassifier, config: DiffCConfig, test: MapSource, device: torch.device, progress: bool
 ) -> tuple[float, Tensor]:
     """Return the mean test loss and the predicted classes, int64 ``[N]``."""
-    from tqdm import tqdm
+    from revelio_fast.progress import tqdm
 
     rows = list(torch.arange(len(test.labels)).split(config.test_batch_size))
     model.eval()
@@ -258,7 +260,7 @@ def _result(
         model=model,
         history=history,
         accuracy=correct / total,
-        interval=accuracy_interval(correct, total),
+        interval=wilson_interval(correct, total),
         best_accuracy=best.test_accuracy,
         best_epoch=best.epoch,
         confusion=confusion_matrix(test_labels, predicted, model.n_classes),
@@ -266,6 +268,7 @@ def _result(
         n_test=total,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         chance=float((test_labels == frequent).double().mean()),
+        correct=predicted == test_labels,
         class_names=class_names,
     )
 

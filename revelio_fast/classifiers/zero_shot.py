@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from revelio_fast.classifiers.predictions import Classified, PredictionLog, matched_labels
 from revelio_fast.data import ImageSource, open_source
@@ -25,6 +24,7 @@ from revelio_fast.features.noise import image_noise
 from revelio_fast.models import OUTPUT
 from revelio_fast.models.clip_prompts import in_sentence, readable
 from revelio_fast.models.embedded_prompts import EmbeddedPrompts
+from revelio_fast.progress import tqdm
 
 LOSSES = ("l2", "l1")
 
@@ -134,7 +134,7 @@ class ZeroShotClassifier:
         self._forward = FixedShapeForward(family.forward, extractor.device)
         count = self.pruning.samples[-1]
         self._timesteps = [(2 * i + 1) * family.num_timesteps // (2 * count) for i in range(count)]
-        self._seed = int(extractor.about()["seed"])
+        self._seed = int(extractor.metadata()["seed"])
 
     def errors(self, pixels: Tensor) -> DenoisingErrors:
         """Judge one image ``[3, S, S]`` in [-1, 1]."""
@@ -206,7 +206,7 @@ class ZeroShotClassifier:
         labels, note = matched_labels(source, self.class_names)
         if note:
             warnings.warn(note, stacklevel=2)
-        about = {name: value for name, value in self.extractor.about().items() if name != "prompt"}
+        about = {name: value for name, value in self.extractor.metadata().items() if name != "prompt"}
         settings = {
             **about,
             "prompts": self.prompts,

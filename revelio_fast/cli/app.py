@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from revelio_fast.cli import classify, concepts, datasets, extract, inspect, train, whole
+from revelio_fast.cli import classify, concepts, convert, datasets, extract, inspect, train, whole
 from revelio_fast.cli.errors import SentenceGroup
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
     cls=SentenceGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # tables of so many flags cut their names off on 80 columns
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -42,9 +43,11 @@ app.command("demo")(whole.demo)
 app.command("run")(whole.run)
 app.command("extract")(extract.extract)
 app.command("train-sae")(train.train_sae)
+app.command("convert")(convert.convert)
 app.command("top-images")(concepts.top_images)
 app.command("purity")(concepts.purity)
-app.command("train-diffc")(classify.train_diffc)
+app.command("train-diffc", cls=classify.StoredMapsOnly)(classify.train_diffc)
+app.command("train-diffc-online")(classify.train_diffc_online)
 app.command("classify")(classify.classify)
 app.command("zero-shot")(classify.zero_shot)
 app.command("datasets")(datasets.datasets)

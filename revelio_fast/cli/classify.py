@@ -1,113 +1,108 @@
-"""Commands around classifiers: `train-diffc`, `classify`, `zero-shot`."""
+"""Commands around classifiers: `train-diffc`, `train-diffc-online`, `classify`, `zero-shot`."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
-from revelio_fast.cli.errors import number_list
-from revelio_fast.cli.options import Column, ImageSize, Limit, Model, OnError, Quiet, Revision, Split
+from revelio_fast.classifiers.config import DiffCConfig
+from revelio_fast.cli.flags import Fields, number_list, with_flags
+from revelio_fast.cli.options import Json, Quiet, Source, show
+from revelio_fast.config.sections import SourceOptions
+from revelio_fast.data.crops import CropConfig
+from revelio_fast.features.config import ExtractConfig
 
 if TYPE_CHECKING:
-    from revelio_fast.classifiers import Classified, DiffCConfig, DiffCResult
+    from revelio_fast.classifiers import Classified, DiffCResult
 
-SOURCE = typer.Argument(
-    help="Folder of images or class folders, CSV, parquet, Hugging Face data set id, or 'digits'.", show_default=False
-)
-DTYPE = typer.Option(help="Of the diffusion model's weights.")
-ROOT = typer.Option(help="Folder of local copies of the paper's data sets; REVELIO_DATA by default.")
 OUT = typer.Option(help="CSV file for the predictions, NAME.json beside it; a call that was cut off continues.")
+SHARE = typer.Option(min=0.01, max=0.99, help="Share of each class that is held out for the test.")
 
 
+class StoredMapsOnly(TyperCommand):
+    """Says where ``train-diffc PHOTOS --cache none`` went; to be dropped with the old names of options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse the old way before its options are met one by one."""
+        if "--cache=none" in args or any(pair == ("--cache", "none") for pair in pairwise(args)):
+            raise typer.BadParameter(
+                "training on fresh crops is a command of its own now: train-diffc-online PHOTOS --layer LAYER "
+                "--timestep T --out OUT",
+                param_hint="--cache none",
+            )
+        if "--cache" in args:
+            at = args.index("--cache")
+            args = args[:at] + args[at + 2 :]
+        return super().parse_args(ctx, args)
+
+
+@with_flags
 def train_diffc(
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="Map store of one layer and timestep, from `extract --maps`; with --cache none: images.",
-            show_default=False,
-        ),
+    maps: Annotated[
+        Path, typer.Argument(help="Map store of one layer and timestep, from `extract --maps`.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Output folder; a run that was cut off continues there.")],
-    test: Annotated[
-        str | None, typer.Option(help="Test maps, or test images; a share of each class by default.")
-    ] = None,
-    test_share: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of each class held out.")] = 0.2,
-    cache: Annotated[
-        Literal["maps", "none"],
-        typer.Option(help="'maps': train on stored maps; 'none': fresh crops through the model in every epoch."),
-    ] = "maps",
-    head: Annotated[
-        Literal["diffc", "resnet"], typer.Option(help="'resnet': the baseline \"SD features\" of the paper.")
-    ] = "diffc",
-    epochs: Annotated[int, typer.Option(min=1)] = 30,
-    batch_size: Annotated[int, typer.Option(min=2)] = 16,
-    width: Annotated[int, typer.Option(min=1, help="Channels of the convolutions.")] = 1024,
-    dropout: Annotated[float, typer.Option(min=0, max=0.99)] = 0.0,
-    lr: Annotated[float, typer.Option()] = 1e-4,
-    lr_min: Annotated[float | None, typer.Option(help="End of the cosine; half of --lr by default.")] = None,
-    augmentation: Annotated[Literal["flip", "none"], typer.Option(help="Mirror images, or stored maps.")] = "flip",
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option()] = "fp32",
-    seed: Annotated[int, typer.Option(help="Of weights, order, crops; with --cache none of the noise too.")] = 0,
-    model: Annotated[str, typer.Option(help="With --cache none: 'mini-sd', a folder, or a Hub id.")] = "mini-sd",
-    layer: Annotated[str, typer.Option(help="With --cache none.")] = "up_ft1",
-    timestep: Annotated[int, typer.Option(help="With --cache none.")] = 25,
-    prompt: Annotated[str, typer.Option(help="With --cache none: one prompt for all images.")] = "",
-    prompt_from_clip: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="With --cache none: the class that this CLIP model predicts.")
-    ] = None,
-    prompt_template: Annotated[
-        str | None,
-        typer.Option(help="Sentence with {} for CLIP's class; without --prompt-from-clip for the TRUE one: an oracle."),
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(help="With --cache none; the model's own by default.")] = None,
-    dtype: Annotated[Literal["float32", "bf16", "fp16"], DTYPE] = "float32",
-    extract_batch: Annotated[int, typer.Option(min=1, help="With --cache none: images of a forward pass.")] = 8,
-    least_area: Annotated[float, typer.Option(help="With --cache none: share of an image that a crop keeps.")] = 0.8,
-    split: Annotated[str | None, typer.Option(help="With --cache none: split to train on.")] = None,
-    test_split: Annotated[str | None, typer.Option(help="With --cache none: split to test on.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="With --cache none: use this many images.")] = None,
-    image_column: Column = None,
-    label_column: Column = None,
-    root: Annotated[Path | None, ROOT] = None,
-    on_error: OnError = "stop",
+    config: DiffCConfig,
+    test: Annotated[Path | None, typer.Option(help="Map store to test on; a share of MAPS by default.")] = None,
+    test_share: Annotated[float, SHARE] = 0.2,
     quiet: Quiet = False,
 ) -> None:
-    """Train and test Diff-C, the convolutional classifier of feature maps."""
-    from revelio_fast.classifiers import DiffCConfig
+    """Train and test Diff-C, the convolutional classifier of feature maps, on stored maps."""
+    from revelio_fast.pipeline.preflight import check_writable
 
-    config = DiffCConfig(
-        head=head, epochs=epochs, batch_size=batch_size, width=width, dropout=dropout, lr=lr,
-        lr_min=lr / 2 if lr_min is None else lr_min, augmentation=augmentation, precision=precision, seed=seed,
-    )  # fmt: skip
-    if cache == "maps":
-        result = _train_cached(Path(data), Path(test) if test else None, test_share, config, out, not quiet)
+    check_writable(out)
+    _show_training(_train_cached(maps, test, test_share, config, out, not quiet), out)
+
+
+@with_flags
+def train_diffc_online(
+    photos: Source,
+    out: Annotated[Path, typer.Option(help="Output folder; a run that was cut off continues there.")],
+    config: DiffCConfig,
+    features: Annotated[
+        ExtractConfig,
+        Fields(without=("layers", "timesteps", "seed", "store_dtype"), named={"batch_size": "extract_batch"}),
+    ],
+    crops: Annotated[CropConfig, Fields(only=("min_scale",))],
+    images: SourceOptions,
+    layer: Annotated[str, typer.Option(help="Layer whose maps are read.")] = "up_ft1",
+    timestep: Annotated[int, typer.Option(help="Noise level.")] = 25,
+    test: Annotated[
+        str | None, typer.Option(help="Images to test on; PHOTOS by default, or a share of each class.")
+    ] = None,
+    test_split: Annotated[str | None, typer.Option(help="Split of the test images.")] = None,
+    test_share: Annotated[float, SHARE] = 0.2,
+    quiet: Quiet = False,
+) -> None:
+    """Train and test Diff-C as the paper does: fresh crops go through the diffusion model in every epoch."""
+    from revelio_fast.classifiers import train_diffc_online as train
+    from revelio_fast.classifiers.online import labelled
+    from revelio_fast.features import FeatureExtractor
+    from revelio_fast.pipeline.inputs import hold_out
+    from revelio_fast.pipeline.preflight import check_extraction, check_writable
+
+    check_writable(out)
+    features = replace(features, layers=(layer,), timesteps=(timestep,), seed=config.seed)
+    opened = labelled(images.open(photos))
+    if test is None and test_split is None:
+        opened, tested = hold_out(opened, test_share, config.seed)
+        typer.echo(f"{len(tested)} of {len(opened) + len(tested)} images are held out for the test.")
     else:
-        from revelio_fast.classifiers import train_diffc_online
-        from revelio_fast.data import open_source
-        from revelio_fast.features import FeatureExtractor
-        from revelio_fast.models.prompts import choose_prompts
-        from revelio_fast.pipeline import model_path
-        from revelio_fast.pipeline.inputs import hold_out
-
-        columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "root": root}
-        prompts = choose_prompts(prompt, from_clip=prompt_from_clip, template=prompt_template)
-        images = open_source(data, split=split, limit=limit, **columns)
-        if test is None and test_split is None:
-            images, tested = hold_out(images, test_share, seed)
-            typer.echo(f"{len(tested)} of {len(images) + len(tested)} images are held out for the test.")
-        else:
-            tested = open_source(test or data, split=test_split, **columns)
-        extractor = FeatureExtractor.from_pretrained(
-            model_path(model), [layer], [timestep], prompts, image_size=image_size, dtype=dtype, seed=seed
-        )
-        result = train_diffc_online(
-            extractor, images, tested, config, out_dir=out, least_area=least_area, batch_size=extract_batch,
-            on_error=on_error, progress=not quiet,
-        )  # fmt: skip
-        if prompts.summary():
-            typer.echo(prompts.summary())
+        tested = labelled(replace(images, split=test_split, limit=None).open(test or photos))
+    prompts = features.all_prompts()
+    check_extraction(features, opened, prompts, out, None)
+    check_extraction(features, tested, prompts, out, 0)
+    result = train(
+        FeatureExtractor.from_config(features, prompts), opened, tested, config, out_dir=out,
+        min_scale=crops.min_scale, batch_size=features.batch_size, on_error=features.on_error, progress=not quiet,
+    )  # fmt: skip
+    if prompts.summary():
+        typer.echo(prompts.summary())
     _show_training(result, out)
 
 
@@ -121,6 +116,10 @@ def _train_cached(
     from revelio_fast.pipeline.inputs import hold_out_positions
 
     store = MapStore.open(train)
+    if not bool((store.labels >= 0).any()):
+        raise ValueError(
+            f"{train} has no labels: a classifier is trained on classes, extract from class folders or a CSV."
+        )
     tested, rows, held = store, (store.labels >= 0).nonzero().flatten(), None
     if test is not None:
         tested = MapStore.open(test)
@@ -134,11 +133,11 @@ def _train_cached(
         typer.echo(f"Training runs through {crops} random crops of each image, one per epoch.")
     return train_on(
         cached_training_maps(store, config, rows),
-        CachedMaps(tested.maps, tested.labels, rows=held),
+        CachedMaps(tested, tested.labels, rows=held),
         config,
         out_dir=out,
-        class_names=store.about.get("class_names"),
-        features=feature_record(store.about),
+        class_names=store.metadata.get("class_names"),
+        features=feature_record(store.metadata),
         progress=progress,
     )
 
@@ -154,9 +153,12 @@ def _show_training(result: DiffCResult, out: Path) -> None:
     typer.echo(f"classifier: {out / 'model'}    epochs: {out / 'history.csv'}    confusion: {out / 'confusion.csv'}")
 
 
+@with_flags
 def classify(
     classifier: Annotated[Path, typer.Argument(help="Output folder of `train-diffc`.", show_default=False)],
-    images: Annotated[str, SOURCE],
+    images: Source,
+    config: Annotated[ExtractConfig, Fields(only=("batch_size", "on_error"))],
+    options: SourceOptions,
     out: Annotated[Path, OUT] = Path("predictions.csv"),
     top: Annotated[int, typer.Option(min=1, help="Classes in a line, best first, with probabilities.")] = 5,
     model: Annotated[
@@ -165,37 +167,28 @@ def classify(
     prompt_file: Annotated[
         Path | None, typer.Option(help="CSV with 'prompt' and 'name' or 'file', if trained with such prompts.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of a forward pass.")] = 8,
-    split: Split = None,
-    limit: Limit = None,
-    image_column: Column = None,
-    label_column: Column = None,
-    root: Annotated[Path | None, ROOT] = None,
-    on_error: OnError = "stop",
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Classify new images with a trained classifier; with labels, the accuracy and the confusion matrix too."""
     from revelio_fast.classifiers import load_classifier
-    from revelio_fast.data import open_source
     from revelio_fast.models.prompts import File
-    from revelio_fast.pipeline import model_path
+    from revelio_fast.pipeline.preflight import check_writable
 
-    trained = load_classifier(
-        classifier,
-        model=model_path(model) if model is not None else None,
-        prompt=File(prompt_file) if prompt_file is not None else None,
+    check_writable(out.parent)
+    trained = load_classifier(classifier, model=model, prompt=File(prompt_file) if prompt_file is not None else None)
+    found = trained.classify(
+        options.open(images), out, top=top, batch_size=config.batch_size, on_error=config.on_error, progress=not quiet
     )
-    source = open_source(
-        images, split=split, image_column=image_column, label_column=label_column, limit=limit, root=root
-    )
-    found = trained.classify(source, out, top=top, batch_size=batch_size, on_error=on_error, progress=not quiet)
-    _show(found, out)
+    _show(found, out, as_json)
 
 
+@with_flags
 def zero_shot(
-    images: Annotated[str, SOURCE],
+    images: Source,
+    config: Annotated[ExtractConfig, Fields(only=("model", "revision", "image_size", "dtype", "seed", "on_error"))],
+    options: SourceOptions,
     out: Annotated[Path, OUT] = Path("zero_shot.csv"),
-    model: Model = "mini-sd",
     classes: Annotated[
         Path | None,
         typer.Option(help="Text file, a class a line, in the order of the labels; else the source's names."),
@@ -208,44 +201,32 @@ def zero_shot(
     loss: Annotated[Literal["l2", "l1"], typer.Option(help="Of the predicted noise.")] = "l2",
     top: Annotated[int, typer.Option(min=1, help="Classes in a line, best first, with errors.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="(class, timestep) pairs of a forward pass.")] = 16,
-    image_size: ImageSize = None,
-    dtype: Annotated[Literal["float32", "bf16", "fp16"], DTYPE] = "float32",
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    revision: Revision = None,
-    split: Split = None,
-    limit: Limit = None,
-    image_column: Column = None,
-    label_column: Column = None,
-    root: Annotated[Path | None, ROOT] = None,
-    on_error: OnError = "stop",
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Diffusion Classifier (Li et al., 2023): name the class whose prompt denoises an image best; no training."""
     from revelio_fast.classifiers import Pruning, ZeroShotClassifier, class_prompts
-    from revelio_fast.data import open_source
     from revelio_fast.features import FeatureExtractor
     from revelio_fast.models import OUTPUT
     from revelio_fast.models.clip_prompts import default_templates
-    from revelio_fast.pipeline import model_path
+    from revelio_fast.pipeline.preflight import check_writable
 
-    source = open_source(
-        images, split=split, image_column=image_column, label_column=label_column, limit=limit, root=root
-    )
+    check_writable(out.parent)
+    source = options.open(images)
     names = source.class_names
     if classes is not None:
         names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not names:
         raise typer.BadParameter(f"{images} has no class names: list them in a file", param_hint="--classes")
     pruning = Pruning(tuple(number_list(samples, "--samples")), tuple(number_list(keep, "--keep")))
-    extractor = FeatureExtractor.from_pretrained(
-        model_path(model), [OUTPUT], [0], image_size=image_size, dtype=dtype, seed=seed, revision=revision
-    )
+    extractor = FeatureExtractor.from_config(replace(config, layers=(OUTPUT,), timesteps=(0,)))
     prompts = class_prompts(names, template or default_templates(source)[0])
     judge = ZeroShotClassifier(extractor, prompts, names, pruning=pruning, loss=loss, batch_size=batch_size)
-    _show(judge.classify(source, out, top=top, on_error=on_error, progress=not quiet), out)
+    found = judge.classify(source, out, top=top, on_error=config.on_error, progress=not quiet)
+    _show(found, out, as_json)
 
 
-def _show(found: Classified, out: Path) -> None:
+def _show(found: Classified, out: Path, as_json: bool) -> None:
     metrics = found.metrics()
     text = f"{metrics['images']} images"
     if "accuracy" in metrics:
@@ -256,5 +237,11 @@ def _show(found: Classified, out: Path) -> None:
         )
     if found.seconds_per_image is not None:
         text += f"; {found.seconds_per_image:.4f} s an image ({found.timed} timed)"
-    typer.echo(text)
-    typer.echo(f"predictions: {out}    figures: {out.with_suffix('.json')}")
+    lines = [text]
+    measured = [each for each in metrics.get("per_class_accuracy", []) if each["images"]]
+    if len(measured) > 2:
+        hardest = sorted(measured, key=lambda each: each["accuracy"])[:3]
+        told = ", ".join(f"{each['class']} {each['accuracy']:.0%} of {each['images']}" for each in hardest)
+        lines.append(f"hardest classes: {told}; all in {out.with_suffix('.json')}")
+    lines.append(f"predictions: {out}    figures: {out.with_suffix('.json')}")
+    show(as_json, {**metrics, "predictions": str(out)}, lines)

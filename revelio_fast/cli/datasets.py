@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import typer
+from dataclasses import asdict
+
+from revelio_fast.cli.options import Json, show
 
 
-def datasets() -> None:
+def datasets(as_json: Json = False) -> None:
     """List the paper's data sets: name, images, classes, where they come from, licence, and how CLIP is asked."""
     from revelio_fast.data import PAPER_DATASETS
     from revelio_fast.data.paper_datasets import ROOT_VARIABLE
 
+    lines = []
     for name, each in PAPER_DATASETS.items():
         images = ", ".join(f"{split} {count:,}" for split, count in each.splits.items())
         columns = "" if each.hub_id is None else f" (columns {each.image_column}, {each.label_column})"
-        typer.echo(f"{name}: {each.title}")
-        typer.echo(f"    images    {images}; {each.n_classes or 'no'} classes")
-        typer.echo(f"    from      {each.hub_id or f'{ROOT_VARIABLE} only'}{columns}")
-        typer.echo(f"    licence   {each.licence}")
-        typer.echo(f"    use       {each.use}")
-        typer.echo(f"    sentences {' | '.join(each.templates) or 'none'}")
-    typer.echo(
-        f"\nGive a name wherever a source is asked for. A copy in ${ROOT_VARIABLE}/NAME is taken before the Hub's.\n"
-        "Sizes, classes and licences are given as published, unchecked: read the licence at its source. The Hub's ids "
-        "are those of public code; they have not been loaded from here."
+        lines += [
+            f"{name}: {each.title}",
+            f"    images    {images}; {each.n_classes or 'no'} classes",
+            f"    from      {each.hub_id or f'{ROOT_VARIABLE} only'}{columns}",
+            f"    licence   {each.licence}",
+            f"    use       {each.use}",
+            f"    sentences {' | '.join(each.templates) or 'none'}",
+        ]
+    lines.append(
+        f"\nGive a name wherever a source is asked for. Local copies in ${ROOT_VARIABLE}/NAME take precedence.\n"
+        "Sizes, classes and licences are given as published, unchecked: read the licence at its source. Downloads from "
+        "the Hub are untested."
     )
+    show(as_json, {name: asdict(each) for name, each in PAPER_DATASETS.items()}, lines)

@@ -2,56 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import warnings
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from revelio_fast.cli.options import Quiet
+from revelio_fast.cli.flags import with_flags
+from revelio_fast.cli.options import Json, Quiet, show
+from revelio_fast.ksae.config import KSAEConfig
+from revelio_fast.renamed import RenamedWarning, new_names
+from revelio_fast.settings import types_of
 
 
+@with_flags
 def train_sae(
     store: Annotated[Path, typer.Argument(help="Store of one layer and timestep, from `extract`.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Output folder; a run that was cut off continues there.")],
+    config: KSAEConfig,
     validation: Annotated[Path | None, typer.Option(help="Store of held-out images, for the held-out FVU.")] = None,
-    k: Annotated[int, typer.Option(min=1, help="Active latents of an image.")] = 32,
-    expansion_factor: Annotated[int, typer.Option(min=1, help="Latents for each feature channel.")] = 64,
-    steps: Annotated[int, typer.Option(min=1)] = 10_240,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8192,
-    lr: Annotated[float, typer.Option(min=0)] = 4e-4,
-    seed: Annotated[int, typer.Option()] = 0,
-    data: Annotated[
-        Literal["auto", "memory", "disk"],
-        typer.Option(help="Where rows are taken from; auto: memory, if a third of what is free holds the store."),
-    ] = "auto",
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other field of KSAEConfig: --set aux_k=512. May be repeated.")
+        list[str] | None, typer.Option("--set", help="The same as a flag: --set aux_k=512. May be repeated.")
     ] = None,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a k-sparse autoencoder on stored features."""
-    import yaml
-
-    from revelio_fast.ksae import KSAEConfig
     from revelio_fast.ksae import train_ksae as train
+    from revelio_fast.pipeline.preflight import check_writable
     from revelio_fast.store import ActivationStore
 
-    settings: dict[str, Any] = {
-        "k": k, "expansion_factor": expansion_factor, "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed,
-        "data": data,
-    }  # fmt: skip
-    known = [field.name for field in fields(KSAEConfig)]
-    for override in overrides or []:
+    config = replace(config, **_overridden(overrides or []))
+    rows = ActivationStore.open(store)
+    config.latents(rows.d)
+    held_out = ActivationStore.open(validation) if validation is not None else None
+    check_writable(out)
+    result = train(rows, config, out_dir=out, progress=not quiet, validation=held_out)
+    lines = [f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}" for name, value in
+             result.metrics.items()]  # fmt: skip
+    known = {name: value if value == value else None for name, value in result.metrics.items()}
+    show(as_json, {**known, "model": str(out / "model")}, [*lines, f"k-SAE: {out / 'model'}"])
+
+
+def _overridden(overrides: list[str]) -> dict[str, Any]:
+    import yaml
+
+    known = [*types_of(KSAEConfig), *KSAEConfig.__renamed__]
+    found: dict[str, Any] = {}
+    for override in overrides:
         name, separator, text = override.partition("=")
         if not separator or name not in known:
             raise typer.BadParameter(
-                f"{override!r}: expected name=value, name one of {', '.join(known)}", param_hint="--set"
+                f"{override!r}: expected name=value, name one of {', '.join(types_of(KSAEConfig))}", param_hint="--set"
             )
-        settings[name] = yaml.safe_load(text)
-    rows = ActivationStore.open(store)
-    held_out = ActivationStore.open(validation) if validation is not None else None
-    result = train(rows, KSAEConfig(**settings), out_dir=out, progress=not quiet, validation=held_out)
-    for name, value in result.metrics.items():
-        typer.echo(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
-    typer.echo(f"k-SAE: {out / 'model'}")
+        found[name] = yaml.safe_load(text)
+
+    def say(_: str, text: str) -> None:
+        warnings.warn(f"--set {text}", RenamedWarning, stacklevel=3)
+
+    return new_names(KSAEConfig.__renamed__, found, say)

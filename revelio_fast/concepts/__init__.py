@@ -2,25 +2,26 @@
 
 from revelio_fast.concepts.baselines import flat_features, pixel_features, pooled_features
 from revelio_fast.concepts.pca import pca_maps
-from revelio_fast.concepts.precision import PrecisionLoss, precision_loss
-from revelio_fast.concepts.probe import ProbeResult, linear_probe, wilson_interval
+from revelio_fast.concepts.probe import ProbeResult, centroid_probe, linear_probe, neighbour_probe
 from revelio_fast.concepts.purity import PurityResult, label_purity, rank_latents
 from revelio_fast.concepts.top_activations import TopActivations
 from revelio_fast.concepts.top_images import top_images
+from revelio_fast.concepts.top_list import top_list, write_top_list
 
 __all__ = [
-    "PrecisionLoss",
     "ProbeResult",
     "PurityResult",
     "TopActivations",
+    "centroid_probe",
     "flat_features",
     "label_purity",
     "linear_probe",
+    "neighbour_probe",
     "pca_maps",
     "pixel_features",
     "pooled_features",
-    "precision_loss",
     "rank_latents",
     "top_images",
-    "wilson_interval",
+    "top_list",
+    "write_top_list",
 ]

@@ -5,37 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from revelio_fast.data.preprocess import image_to_tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 def pixel_features(images: Iterable[Image], size: int = 32) -> Tensor:
-    """Raw pixels as features.
+    """Raw pixels as features, preprocessed as for the models: at a model's own size, the very pixels that it is given.
 
     Parameters
     ----------
     images : iterable of PIL images
-        Converted to RGB, short side scaled to `size` with antialias, centre-cropped, as for the models.
+        Any mode and size.
     size : int
         Side of the square.
 
     Returns
     -------
     Tensor
-        ``[N, 3 size size]`` float32 between 0 and 1.
+        ``[N, 3 size size]`` float32 between -1 and 1.
     """
-    from PIL import Image as PILImage
-    from PIL import ImageOps
-
-    rows = []
-    for image in images:
-        square = ImageOps.fit(image.convert("RGB"), (size, size), method=PILImage.Resampling.BICUBIC)
-        rows.append(torch.from_numpy(np.asarray(square, dtype=np.float32) / 255).permute(2, 0, 1).reshape(-1))
+    rows = [image_to_tensor(image, size).reshape(-1) for image in images]
     if not rows:
         raise ValueError("There are no images to take pixels from.")
     return torch.stack(rows)

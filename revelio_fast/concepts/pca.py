@@ -1,4 +1,4 @@
-"""`pca_maps`: the first three principal components of feature maps as colours (Revelio, Fig. 3)."""
+"""`pca_maps`: the first three principal components of feature maps as colours (Revelio, Figs. 10 to 12)."""
 
 from __future__ import annotations
 

@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from revelio_fast.concepts.top_activations import TopActivations, merge_ranked
 from revelio_fast.ops import TopState
+from revelio_fast.progress import tqdm
+from revelio_fast.renamed import Renamed, renamed
 
 if TYPE_CHECKING:
     from revelio_fast.ksae import KSparseAutoencoder
     from revelio_fast.store import ActivationStore
 
-RANKINGS = ("paper", "official")
+COMPAT = ("paper", "authors")
 _DENSE_BLOCK = 256
 
 
+@renamed(ranking=Renamed("compat", {"official": "authors"}))
 @torch.no_grad()
 def top_images(
     sae: KSparseAutoencoder,
@@ -27,7 +29,7 @@ def top_images(
     m: int = 20,
     *,
     batch_size: int = 4096,
-    ranking: str = "paper",
+    compat: str = "paper",
     precision: str = "fp32",
     progress: bool = False,
 ) -> TopActivations:
@@ -42,9 +44,9 @@ def top_images(
         Images to keep of each latent.
     batch_size : int
         Rows encoded at once; the result does not depend on it (but for the rounding of mean activations).
-    ranking : {"paper", "official"}
+    compat : {"paper", "authors"}
         ``"paper"`` ranks images by the k-sparse code z = TopK(...) of Eq. 3, so an image counts for k latents at
-        most. ``"official"`` reproduces the authors' released code, which ranks by ReLU of the pre-activations before
+        most. ``"authors"`` reproduces the authors' released code, which ranks by ReLU of the pre-activations before
         TopK, where about half of all latents are active for any image; dense, so slow: for comparison only.
     precision : str
         Of the encoder, see `topk_encode`.
@@ -54,15 +56,15 @@ def top_images(
     Returns
     -------
     TopActivations
-        Its ``about`` holds the store's, and ``ranking``.
+        Its ``about`` holds the store's ``metadata``, and ``compat``.
 
     Raises
     ------
     ValueError
-        If the store's features have another width than the k-SAE, or `ranking` is unknown.
+        If the store's features have another width than the k-SAE, or `compat` is unknown.
     """
-    if ranking not in RANKINGS:
-        raise ValueError(f"ranking must be one of {', '.join(RANKINGS)}, got {ranking!r}.")
+    if compat not in COMPAT:
+        raise ValueError(f"compat must be one of {', '.join(COMPAT)}, got {compat!r}.")
     n, d = sae.W_enc.shape
     width = store.shape[-1] if isinstance(store, Tensor) else store.d
     if width != d:
@@ -71,13 +73,13 @@ def top_images(
             "use the k-SAE that was trained on this layer."
         )
     device = sae.W_enc.device
-    about = {} if isinstance(store, Tensor) else dict(store.about)
-    tops = TopActivations(n, m, device, **{**about, "ranking": ranking})
-    size = min(batch_size, _DENSE_BLOCK) if ranking == "official" else batch_size
+    about = {} if isinstance(store, Tensor) else dict(store.metadata)
+    tops = TopActivations(n, m, device, **{**about, "compat": compat})
+    size = min(batch_size, _DENSE_BLOCK) if compat == "authors" else batch_size
     with tqdm(total=len(store), unit="image", desc="top images", disable=not progress) as bar:
         for features, image_ids in _blocks(store, size):
             features, image_ids = features.to(device), image_ids.to(device)
-            if ranking == "paper":
+            if compat == "paper":
                 tops.update(sae.encode(features, precision=precision), image_ids)
             else:
                 _update_dense(tops, sae, features, image_ids)

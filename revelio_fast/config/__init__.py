@@ -4,11 +4,10 @@ from revelio_fast.config.errors import ConfigError
 from revelio_fast.config.sections import (
     BaselineSection,
     DiffCSection,
-    PromptSection,
-    PuritySection,
+    PurityConfig,
     ReportSection,
     RunConfig,
-    SAESection,
+    SourceOptions,
     SourceSection,
 )
 from revelio_fast.config.yaml_file import load_config, parse_config
@@ -17,11 +16,10 @@ __all__ = [
     "BaselineSection",
     "ConfigError",
     "DiffCSection",
-    "PromptSection",
-    "PuritySection",
+    "PurityConfig",
     "ReportSection",
     "RunConfig",
-    "SAESection",
+    "SourceOptions",
     "SourceSection",
     "load_config",
     "parse_config",

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from revelio_fast.settings import SettingsError
+
 Path = tuple[str | int, ...]
 
 
@@ -14,39 +16,42 @@ class ConfigError(ValueError):
     """A configuration cannot be read or is wrong; one line of the message for each problem."""
 
 
-def sentence(error: dict[str, Any], keys_at: Callable[[Path], Sequence[str]]) -> tuple[Path, str]:
-    """Return the place of a pydantic error and a sentence that says what is wrong and what would be right."""
+def sentences(error: dict[str, Any], keys_at: Callable[[Path], Sequence[str]]) -> list[tuple[Path, str]]:
+    """Return each place of a pydantic error with a sentence: what is wrong, and what would be right."""
     where: Path = tuple(error["loc"])
+    wrong = error.get("ctx", {}).get("error")
+    if isinstance(wrong, SettingsError):
+        paths = [(*where, *name.split(".")) for name in wrong.problems]
+        texts = [
+            text.replace(name, dotted(path), 1)
+            for path, (name, text) in zip(paths, wrong.problems.items(), strict=True)
+        ]
+        return [(path, f"{text}.") for path, text in zip(paths, texts, strict=True)]
+    return [(where, _sentence(error, where, keys_at))]
+
+
+def _sentence(error: dict[str, Any], where: Path, keys_at: Callable[[Path], Sequence[str]]) -> str:
     name = dotted(where)
     kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
-    if kind == "extra_forbidden":
+    if kind == "unexpected_keyword_argument":
         allowed = keys_at(where[:-1])
         close = difflib.get_close_matches(str(where[-1]), allowed, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        return where, f"{name} is not a setting: {hint}Allowed here: {', '.join(sorted(allowed))}."
-    if kind == "missing":
-        return where, f"{name} is missing: it must be given."
+        return f"{name} is not a setting: {hint}Allowed here: {', '.join(sorted(allowed))}."
+    if kind in ("missing", "missing_argument"):
+        return f"{name} is missing: it must be given."
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(context["expected"]))
         close = difflib.get_close_matches(str(value), allowed, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        return where, f"{name} is {value!r}: {hint}Allowed are {context['expected']}."
+        return f"{name} is {value!r}: {hint}Allowed are {context['expected']}."
     if kind == "value_error":
-        text = str(context.get("error", error["msg"]))
-        # Settings are also checked as a whole; such an error begins with the name of one of them.
-        first = text.split(" ", 1)[0]
-        parts = first.split(".")
-        if parts[0] not in keys_at(where):
-            parts = parts[1:]
-        if parts and parts[0] in keys_at(where):
-            where, text = (*where, *parts), text.removeprefix(first)
-            name = dotted(where)
-            return where, f"{name}{text}."
-        return where, f"{name}: {text}." if name else f"{text}."
-    if kind in ("model_type", "model_attributes_type"):
-        return where, f"{name or 'the configuration'} is {value!r}: expected settings, one 'name: value' a line."
+        text = str(context.get("error", error["msg"])).rstrip(".")
+        return f"{name}: {text}." if name else f"{text}."
+    if kind == "dataclass_type":
+        return f"{name or 'the configuration'} is {value!r}: expected settings, one 'name: value' a line."
     text = error["msg"].removeprefix("Input ")
-    return where, f"{name} is {value!r}: it {text}."
+    return f"{name} is {value!r}: it {text}."
 
 
 def dotted(path: Path) -> str:

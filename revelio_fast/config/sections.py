@@ -1,219 +1,276 @@
-"""The settings of a run, section by section, as pydantic models; the defaults are the paper's."""
+"""The settings of a run, section by section; the defaults are the paper's."""
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
-
-from revelio_fast.classifiers import DiffCConfig
-from revelio_fast.ksae import KSAEConfig
-from revelio_fast.models.prompts import choose_prompts
-
-MINI_SD = "mini-sd"
-
-
-class Section(BaseModel):
-    """A part of the configuration in which an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-
-class SourceSection(Section):
-    """Where the images come from."""
-
-    spec: str = Field(
-        description="folder, CSV, parquet file or folder, Hugging Face data set id, 'digits', or a name that "
-        "`revelio-fast datasets` lists"
-    )
-    root: str | None = Field(default=None, description="folder of local copies of named data sets; else $REVELIO_DATA")
-    split: str | None = Field(default=None, description="split the k-SAE and Diff-C learn from; everything by default")
-    test_split: str | None = Field(default=None, description="split for test accuracies; a share of `split` by default")
-    test_share: float = Field(default=0.2, gt=0, lt=1, description="share held out without a test_split")
-    image_column: str | None = None
-    label_column: str | None = None
-    limit: int | None = Field(default=None, ge=1, description="use this many images, spread evenly over the source")
-    test_limit: int | None = Field(default=None, ge=1)
-    image_size: int | None = Field(default=None, ge=8, description="side in pixels; the model's own by default")
-    on_error: Literal["stop", "skip"] = "stop"
-
-
-def _fields_of(config: type) -> dict[str, Any]:
-    """The fields of a settings dataclass, as pydantic wants them: name -> (type, default)."""
-    types = get_type_hints(config)
-    return {each.name: (types[each.name], each.default) for each in fields(config)}
-
-
-class _SAEBase(Section):
-    @model_validator(mode="after")
-    def _possible(self) -> _SAEBase:
-        KSAEConfig(**self.model_dump())
-        return self
-
-    def build(self, seed: int) -> KSAEConfig:
-        """The trainer's settings; the run's seed is used unless this section gives one."""
-        values = self.model_dump()
-        if "seed" not in self.model_fields_set:
-            values["seed"] = seed
-        return KSAEConfig(**values)
-
-
-class _DiffCBase(Section):
-    enabled: bool = True
-    layers: tuple[str, ...] | None = Field(default=None, description="a selection of the run's; all by default")
-    timesteps: tuple[int, ...] | None = Field(default=None, description="a selection of the run's; all by default")
-    baselines: bool = Field(default=True, description="train it also on what the section `baselines` names")
-    map_dtype: Literal["float32", "bfloat16", "float16"] = Field(default="bfloat16", description="of the cached maps")
-    cache: Literal["maps", "none"] = Field(
-        default="maps", description="'maps': extract once; 'none': fresh crops through the model in every epoch (paper)"
-    )
-    variants: int = Field(default=0, ge=0, description="random crops cached of each training image; one per epoch")
-    least_area: float = Field(default=0.8, gt=0, le=1, description="share of an image's area that a random crop keeps")
-    heads: tuple[Literal["diffc", "resnet"], ...] = Field(
-        default=("diffc",), description="'resnet' is the paper's baseline 'SD features'"
-    )
-    resnet_width: int | None = Field(default=None, ge=1, description="its channels; `width` by default, 1280: 520 M")
-
-    @model_validator(mode="after")
-    def _possible(self) -> _DiffCBase:
-        if not self.heads or len(set(self.heads)) < len(self.heads):
-            raise ValueError(f"heads is {list(self.heads)}: name at least one, and each once")
-        if self.cache == "none" and self.variants:
-            raise ValueError(f"variants is {self.variants}, but cache 'none' keeps no crops: leave one of the two out")
-        for head in self.heads:
-            self.build(0, head)
-        return self
-
-    def build(self, seed: int, head: str = "diffc") -> DiffCConfig:
-        """The trainer's settings for a head; the run's seed is used unless this section gives one."""
-        values = self.model_dump(exclude=set(_DiffCBase.model_fields)) | {"head": head}
-        if "seed" not in self.model_fields_set:
-            values["seed"] = seed
-        if head == "resnet" and self.resnet_width is not None:
-            values["width"] = self.resnet_width
-        return DiffCConfig(**values)
-
+from revelio_fast.classifiers.config import DiffCConfig, Training
+from revelio_fast.data.crops import CropConfig
+from revelio_fast.features.config import ExtractConfig
+from revelio_fast.ksae.config import KSAEConfig
+from revelio_fast.renamed import renamed
+from revelio_fast.settings import SEEDS, Settings, SettingsError, option
 
 if TYPE_CHECKING:
-    SAESection = _SAEBase
-    DiffCSection = _DiffCBase
-else:
-    # The trainers' settings are defined once, in their dataclasses; the sections copy their fields and defaults.
-    SAESection = create_model(
-        "SAESection", __base__=_SAEBase, __doc__="The k-SAE and its training.", **_fields_of(KSAEConfig)
-    )
-    _TRAINING = {name: field for name, field in _fields_of(DiffCConfig).items() if name != "head"}
-    DiffCSection = create_model("DiffCSection", __base__=_DiffCBase, __doc__="Diff-C and its training.", **_TRAINING)
+    from revelio_fast.data import ImageSource
 
 
-class PuritySection(Section):
-    """Top images and label purity."""
+@dataclass(frozen=True)
+class SourceOptions(Settings):
+    """Which images of a source are read, and how.
 
-    kept: int = Field(default=20, ge=2, description="top images kept of each latent")
-    top_images: int = Field(default=10, ge=2)
-    top_latents: int = Field(default=1000, ge=1)
+    Parameters
+    ----------
+    split : str, optional
+        Split of the source; everything by default.
+    image_column : str, optional
+        Column with the images; found by its usual names by default.
+    label_column : str, optional
+        Column with the labels; found by its usual names by default, 'none' for no labels.
+    limit : int, optional
+        Use this many images, spread evenly over the source.
+    root : str, optional
+        Folder of local copies of named data sets; $REVELIO_DATA by default.
+    """
+
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    limit: int | None = option(None, at_least=1)
+    root: str | None = None
+
+    def open(self, spec: str) -> ImageSource:
+        """Open the images that `spec` names; see `revelio_fast.data.open_source`."""
+        from revelio_fast.data import open_source
+
+        return open_source(
+            spec, split=self.split, image_column=self.image_column, label_column=self.label_column, limit=self.limit,
+            root=self.root,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSection(SourceOptions):
+    """Where the images of a run come from.
+
+    Parameters
+    ----------
+    spec : str
+        Folder, CSV, parquet file or folder, Hugging Face data set id, 'digits', or a name that `revelio-fast datasets`
+        lists.
+    split : str, optional
+        Split that the k-SAE and Diff-C learn from; everything by default.
+    test_split : str, optional
+        Split for test accuracies; a share of `split` by default.
+    test_share : float
+        Share of each class that is held out without a `test_split`.
+    test_limit : int, optional
+        Use this many of the test images.
+    """
+
+    spec: str
+    test_split: str | None = None
+    test_share: float = option(0.2, above=0, below=1)
+    test_limit: int | None = option(None, at_least=1)
+
+    def open_test(self) -> ImageSource:
+        """Open the images of the test split."""
+        return self.part(SourceOptions, split=self.test_split, limit=self.test_limit).open(self.spec)
+
+
+@renamed(variants="num_crops", least_area="min_scale")
+@dataclass(frozen=True)
+class DiffCSection(CropConfig, Training):
+    """Diff-C and its training.
+
+    Parameters
+    ----------
+    enabled : bool
+    layers : sequence of str, optional
+        A selection of the run's; all by default.
+    timesteps : sequence of int, optional
+        A selection of the run's; all by default.
+    baselines : bool
+        Train it also on what the section `baselines` names.
+    map_dtype : {"float32", "bfloat16", "float16"}
+        Of the cached maps.
+    cache : {"maps", "none"}
+        'maps': extract once; 'none': fresh crops go through the model in every epoch, as in the paper.
+    heads : sequence of {"diffc", "resnet"}
+        'resnet' is the paper's baseline "SD features".
+    resnet_width : int, optional
+        Channels of the head 'resnet'; `width` by default, 1280 gives 520 M parameters.
+    """
+
+    enabled: bool = True
+    layers: tuple[str, ...] | None = None
+    timesteps: tuple[int, ...] | None = None
+    baselines: bool = True
+    map_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    cache: Literal["maps", "none"] = "maps"
+    heads: tuple[Literal["diffc", "resnet"], ...] = ("diffc",)
+    resnet_width: int | None = option(None, at_least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.heads or len(set(self.heads)) < len(self.heads):
+            raise SettingsError({"heads": f"heads is {list(self.heads)}: name at least one, and each once"})
+        if self.cache == "none" and self.num_crops:
+            words = f"num_crops is {self.num_crops}, but cache 'none' keeps no crops: leave one of the two out"
+            raise SettingsError({"num_crops": words})
+
+    def build(self, head: Literal["diffc", "resnet"] = "diffc") -> DiffCConfig:
+        """The trainer's settings for a head."""
+        width = self.resnet_width if head == "resnet" and self.resnet_width is not None else self.width
+        return self.part(DiffCConfig, head=head, width=width)
+
+
+@dataclass(frozen=True)
+class PurityConfig(Settings):
+    """Top images and label purity; see `revelio_fast.label_purity`.
+
+    Parameters
+    ----------
+    kept : int
+        Top images kept of each latent.
+    top_images : int
+        Top images of a latent that must share a label.
+    top_latents : int
+        Latents that are looked at, best ranked first.
+    ranking : {"paper", "frequency", "max"}
+        How latents are ranked: by mean activation where active (the paper's), by how often active, or by largest
+        activation.
+    permutations : int
+        Label shuffles that give the chance level.
+    bootstrap : int
+        Resamples for the intervals.
+    seed : int
+        Seed of the shuffles and the resamples.
+    """
+
+    kept: int = option(20, at_least=1)
+    top_images: int = option(10, at_least=2)
+    top_latents: int = option(1000, at_least=1)
     ranking: Literal["paper", "frequency", "max"] = "paper"
-    permutations: int = Field(default=500, ge=1, description="label shuffles that give the chance level")
-    bootstrap: int = Field(default=1000, ge=1)
+    permutations: int = option(500, at_least=1)
+    bootstrap: int = option(1000, at_least=1)
+    seed: int = option(0, at_least=0, below=SEEDS)
 
-    @model_validator(mode="after")
-    def _enough_kept(self) -> PuritySection:
-        if self.kept < self.top_images:
-            raise ValueError(
-                f"kept is {self.kept}, but purity looks at top_images = {self.top_images}: keep at least those"
-            )
-        return self
+    def arguments(self) -> dict[str, Any]:
+        """What `label_purity` is given: all but `kept`, which `top_images` is given."""
+        return {name: value for name, value in self.as_json().items() if name != "kept"}
 
 
-class BaselineSection(Section):
-    """What every figure is reported beside."""
+@dataclass(frozen=True)
+class BaselineSection(Settings):
+    """What every figure is reported beside.
 
-    random_weights: bool = Field(default=True, description="the same network, freshly initialised")
+    Parameters
+    ----------
+    random_weights : bool
+        The same network, freshly initialised.
+    raw_pixels : bool
+    vae_latents : bool
+    sae : bool
+        A k-SAE on each baseline, for its purity.
+    pixel_size : int, optional
+        Side of the raw pixels; the model's own by default, as far as `max_features` allows.
+    max_features : int
+        Largest width of VAE latents or raw pixels as a vector.
+    """
+
+    random_weights: bool = True
     raw_pixels: bool = True
     vae_latents: bool = True
-    sae: bool = Field(default=True, description="a k-SAE on each baseline, for its purity")
-    pixel_size: int = Field(default=32, ge=1, description="side that raw pixels are scaled to")
-    max_features: int = Field(default=4096, ge=16, description="largest width of the VAE latents as a vector")
+    sae: bool = True
+    pixel_size: int | None = option(None, at_least=1)
+    max_features: int = option(4096, at_least=16)
+
+    def pixel_side(self, native: int) -> int:
+        """Side of the raw pixels beside a model of this image size."""
+        return self.pixel_size or min(native, math.isqrt(self.max_features // 3))
 
 
-class ReportSection(Section):
-    """What the report shows."""
+@dataclass(frozen=True)
+class ReportSection(Settings):
+    """What the report shows.
+
+    Parameters
+    ----------
+    title : str, optional
+    sheets : int
+        Contact sheets for each layer and timestep; 0: none.
+    sheet_images : int
+        Images on a contact sheet.
+    """
 
     title: str | None = None
-    sheets: int = Field(default=5, ge=0, description="contact sheets for each layer and timestep; 0: none")
-    sheet_images: int = Field(default=10, ge=1)
+    sheets: int = option(5, at_least=0)
+    sheet_images: int = option(10, at_least=1)
 
 
-class PromptSection(Section):
-    """Where prompts come from, if not one text for all; for pooled features and Diff-C's maps alike."""
+@renamed(**{"source.image_size": "image_size", "source.on_error": "on_error"})
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(ExtractConfig):
+    """Everything a run is made from: the extraction's settings, and the sections.
 
-    column: str | None = Field(default=None, description="a column of the source, e.g. captions")
-    file: str | None = Field(default=None, description="CSV file with columns 'prompt' and 'image_id' or 'file'")
-    from_clip: str | None = Field(default=None, description="the class that this CLIP model predicts zero-shot")
-    clip_templates: tuple[str, ...] | None = Field(
-        default=None, description="sentences that ask CLIP, {} for the class"
-    )
-    clip_revision: str | None = None
-    template: str | None = Field(
-        default=None,
-        description="sentence with {} for CLIP's class; without from_clip for the TRUE class: an oracle",
-    )
+    Parameters
+    ----------
+    seed : int
+        Of noise and hold-out; in a YAML file also of the sections that do not give one.
+    seeds : sequence of int
+        Repeat all trainings with each of them; they replace the seeds of the sections.
+    seed_features : bool
+        With `seeds`: draw the noise of the features anew for each, too.
+    source : SourceSection
+    sae : KSAEConfig
+    purity : PurityConfig
+    probe : bool
+        Linear probes on the pooled features.
+    baselines : BaselineSection
+    diffc : DiffCSection
+    report : ReportSection
+    out_dir : str
+        Output folder.
+    """
 
-    @model_validator(mode="after")
-    def _possible(self) -> PromptSection:
-        choose_prompts(**self.model_dump())
-        return self
-
-
-class RunConfig(Section):
-    """Everything a run is made from; see the sections."""
-
-    model: str = Field(default=MINI_SD, description="'mini-sd' (embedded), a folder in diffusers format, or a Hub id")
-    revision: str | None = None
     source: SourceSection
-    layers: tuple[str, ...] = ("bottleneck", "up_ft0", "up_ft1", "up_ft2")
-    timesteps: tuple[int, ...] = (25, 200)
-    prompt: str = Field(default="", description="one text for all images; or see the section `prompts`")
-    prompts: PromptSection = PromptSection()
-    seed: int = Field(default=0, ge=0, description="noise, weights, order, hold-out")
-    noise_samples: int = Field(default=1, ge=1)
-    dtype: Literal["float32", "bf16", "fp16"] = "float32"
-    compile: bool = Field(default=False, description="compile the network with torch.compile")
-    official: bool = Field(default=False, description="DiT only: the authors' scrambled maps without noise")
-    batch_size: int = Field(default=8, ge=1, description="images of a forward pass")
-    store_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    sae: SAESection = SAESection()
-    purity: PuritySection = PuritySection()
-    probe: bool = Field(default=True, description="linear probes on the pooled features")
-    baselines: BaselineSection = BaselineSection()
-    diffc: DiffCSection = DiffCSection()
-    report: ReportSection = ReportSection()
+    seeds: tuple[int, ...] = ()
+    seed_features: bool = False
+    sae: KSAEConfig = option(KSAEConfig())
+    purity: PurityConfig = option(PurityConfig())
+    probe: bool = True
+    baselines: BaselineSection = option(BaselineSection())
+    diffc: DiffCSection = option(DiffCSection())
+    report: ReportSection = option(ReportSection())
     out_dir: str = "revelio-run"
 
-    @field_validator("layers", "timesteps")
-    @classmethod
-    def _some_and_distinct(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not value:
-            raise ValueError("the list is empty: name at least one")
-        repeated = [each for each in value if value.count(each) > 1]
-        if repeated:
-            raise ValueError(f"{repeated[0]!r} is named twice")
-        return value
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds, default=0) < 0:
+            raise SettingsError({"seeds": f"seeds is {list(self.seeds)}: name each once, none below 0"})
+        if self.purity.kept < self.purity.top_images:
+            raise SettingsError(
+                {
+                    "purity.kept": f"purity.kept is {self.purity.kept}, but purity looks at top_images = "
+                    f"{self.purity.top_images}: keep at least those"
+                }
+            )
+        chosen = {"layers": (self.diffc.layers, self.layers), "timesteps": (self.diffc.timesteps, self.timesteps)}
+        for name, (selected, there) in chosen.items():
+            for each in selected or ():
+                if each not in there:
+                    words = f"diffc.{name} names {each!r}, which is not among the run's {name}: {list(there)}"
+                    raise SettingsError({f"diffc.{name}": words})
 
-    @model_validator(mode="after")
-    def _one_kind_of_prompt(self) -> RunConfig:
-        if self.prompt and self.prompts != PromptSection():
-            raise ValueError("prompt is one text for all images, but the section `prompts` is given, too: keep one")
-        return self
+    def with_seed(self, seed: int) -> RunConfig:
+        """The same run with another seed, that of the sections included."""
+        sections = {name: replace(getattr(self, name), seed=seed) for name in SHARING_SEED}
+        return replace(self, seed=seed, **sections)
 
-    @model_validator(mode="after")
-    def _selections(self) -> RunConfig:
-        for name, chosen, run in (
-            ("layers", self.diffc.layers, self.layers),
-            ("timesteps", self.diffc.timesteps, self.timesteps),
-        ):
-            for each in chosen or ():
-                if each not in run:
-                    raise ValueError(f"diffc.{name} names {each!r}, which is not among the run's {name}: {list(run)}")
-        return self
+
+SHARING_SEED = ("sae", "purity", "diffc")
+"""Sections whose seed is the run's where a file gives them none."""

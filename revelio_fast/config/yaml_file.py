@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from revelio_fast.config.errors import ConfigError, Path, dotted, sentence
-from revelio_fast.config.sections import RunConfig
+from revelio_fast.config.errors import ConfigError, Path, dotted, sentences
+from revelio_fast.config.sections import SHARING_SEED, RunConfig
+from revelio_fast.renamed import RenamedWarning, new_names
+from revelio_fast.settings import SEEDS, is_settings, split, types_of
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RunConfig:
@@ -20,7 +23,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     ----------
     path : path
     overrides : sequence of str
-        ``"section.key=value"``, the value in YAML: ``"source.limit=100"``, ``"layers=[up_ft1]"``.
+        ``"section.key=value"``, the value in YAML: ``"source.limit=100"``, ``"layers=up_ft0,up_ft1"``.
 
     Raises
     ------
@@ -58,14 +61,53 @@ def parse_config(text: str, name: str = "configuration", overrides: Sequence[str
         _note_lines(node, (), places, name)
     for override in overrides:
         _apply(values, override, places)
+    notes: list[str] = []
+    values = _current(RunConfig, values, (), places, notes)
+    for note in notes:
+        warnings.warn(note, RenamedWarning, stacklevel=2)
+    if isinstance(seed := values.get("seed"), int) and 0 <= seed < SEEDS:
+        for section in SHARING_SEED:
+            if isinstance(given := values.setdefault(section, {}), dict):
+                given.setdefault("seed", seed)
     try:
-        return RunConfig.model_validate(values)
+        return TypeAdapter(RunConfig).validate_python(values)
     except ValidationError as error:
-        problems = []
-        for each in error.errors(include_url=False):
-            where, words = sentence(dict(each), lambda path: _keys_at(RunConfig, path))
-            problems.append(f"{_place(where, places, name)}: {words}")
+        problems = [
+            f"{_place(where, places) or f'{name}: '}{words}"
+            for each in error.errors(include_url=False)
+            for where, words in sentences(dict(each), lambda path: _keys_at(RunConfig, path))
+        ]
         raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+
+
+def _current(kind: type, values: Any, path: Path, places: dict[Path, str], notes: list[str]) -> Any:
+    """Values by their new names, and lists where settings are lists, in a section and those within it."""
+    if not isinstance(values, dict):
+        return values
+    table = getattr(kind, "__renamed__", {})
+    values = dict(values)
+    for old, each in table.items():
+        section, _, moved = old.rpartition(".")
+        if section and isinstance(values.get(section), dict) and moved in values[section]:
+            values[section] = dict(values[section])
+            values[old] = values[section].pop(moved)
+        if old in values:
+            places[(*path, each.new)] = places.get((*path, *old.split(".")), "")
+
+    def say(old: str, text: str) -> None:
+        notes.append(f"{_place((*path, *old.split('.')), places)}{dotted((*path, text))}")
+
+    try:
+        values = new_names(table, values, say)
+    except ValueError as error:
+        raise ConfigError(f"{dotted((*path, str(error)))}.") from None
+    kinds = types_of(kind)
+    for key in values.keys() & kinds.keys():
+        if is_settings(kinds[key]):
+            values[key] = _current(kinds[key], values[key], (*path, key), places, notes)
+        else:
+            values[key] = split(kind, key, values[key])
+    return values
 
 
 def _note_lines(node: Any, path: Path, places: dict[Path, str], name: str) -> None:
@@ -112,20 +154,19 @@ def _apply(values: dict[str, Any], override: str, places: dict[Path, str]) -> No
     places[parts] = f"--set {override}"
 
 
-def _place(where: Path, places: Mapping[Path, str], name: str) -> str:
-    """Where the setting stands, or the nearest enclosing one that stands anywhere."""
+def _place(where: Path, places: Mapping[Path, str]) -> str:
+    """Where the setting stands, or the nearest enclosing one that stands anywhere, with a colon; else nothing."""
     for end in range(len(where), 0, -1):
-        if where[:end] in places:
-            return places[where[:end]]
-    return name
+        if places.get(where[:end]):
+            return f"{places[where[:end]]}: "
+    return ""
 
 
-def _keys_at(model: type[BaseModel], path: Path) -> list[str]:
+def _keys_at(kind: type, path: Path) -> list[str]:
     """The settings allowed in the section at `path`."""
-    here: type[BaseModel] = model
     for part in path:
-        field = here.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        found = types_of(kind).get(str(part))
+        if not isinstance(found, type) or not is_settings(found):
             return []
-        here = field.annotation
-    return list(here.model_fields)
+        kind = found
+    return list(types_of(kind))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from revelio_fast import seeds
 from revelio_fast.data.image_source import ImageSource
 from revelio_fast.data.preprocess import to_rgb
+from revelio_fast.renamed import renamed
+from revelio_fast.settings import Settings, option
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,6 +20,24 @@ RATIOS = (3 / 4, 4 / 3)
 TRIES = 10
 
 
+@renamed(variants="num_crops", least_area="min_scale")
+@dataclass(frozen=True)
+class CropConfig(Settings):
+    """Random crops of the training images, as commands and configurations ask for them.
+
+    Parameters
+    ----------
+    num_crops : int
+        Random crops of each image that are cached as maps; training takes one per epoch.
+    min_scale : float
+        Smallest share of an image's area that a random crop keeps.
+    """
+
+    num_crops: int = option(0, at_least=0)
+    min_scale: float = option(0.8, above=0, at_most=1)
+
+
+@renamed(least_area="min_scale", mirror="hflip")
 @dataclass(frozen=True)
 class RandomCrops:
     """A crop of random area, shape and place, scaled to a square, and perhaps mirrored.
@@ -26,9 +46,9 @@ class RandomCrops:
     ----------
     size : int
         Side of the result in pixels: the extractor's `image_size`.
-    least_area : float
+    min_scale : float
         The crop has this share of the image's area, or more; its aspect ratio lies between 3/4 and 4/3.
-    mirror : bool
+    hflip : bool
         Mirror left to right with probability one half.
     seed : int
 
@@ -39,32 +59,29 @@ class RandomCrops:
     """
 
     size: int
-    least_area: float = 0.8
-    mirror: bool = True
+    min_scale: float = 0.8
+    hflip: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.least_area <= 1:
-            raise ValueError(
-                f"least_area is {self.least_area}: a crop keeps more than 0 and at most all (1) of an image"
-            )
+        if not 0 < self.min_scale <= 1:
+            raise ValueError(f"min_scale is {self.min_scale}: a crop keeps more than 0 and at most all (1) of an image")
         if self.size < 1:
             raise ValueError(f"size is {self.size}: a crop has at least one pixel")
 
     def about(self) -> dict[str, Any]:
-        """The settings as JSON values."""
-        return asdict(self)
+        """The settings as JSON values, by the names that manifests have for them."""
+        return {"size": self.size, "least_area": self.min_scale, "mirror": self.hflip, "seed": self.seed}
 
     def draw(self, content: bytes, draw: int, width: int, height: int) -> tuple[tuple[int, int, int, int], bool]:
         """The box (left, top, right, bottom) of an image's crop number `draw`, and whether it is mirrored.
 
         `content` is the image's `ImageItem.content`: its crops do not depend on its name or its place in a source.
         """
-        digest = hashlib.blake2b(f"{self.seed},{content.hex()},{draw},crop".encode(), digest_size=8).digest()
-        numbers = random.Random(int.from_bytes(digest, "little"))
-        mirrored = self.mirror and numbers.random() < 0.5
+        numbers = random.Random(seeds.derive(self.seed, "crops", int.from_bytes(content, "big"), draw))
+        mirrored = self.hflip and numbers.random() < 0.5
         for _ in range(TRIES):
-            area = width * height * numbers.uniform(self.least_area, 1.0)
+            area = width * height * numbers.uniform(self.min_scale, 1.0)
             ratio = math.exp(numbers.uniform(*map(math.log, RATIOS)))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ID_COLUMNS = ("image_id", "id")
 
 
+HUB_SECONDS = 10.0
+
+
 def _datasets() -> Any:
     try:
         import datasets
@@ -47,14 +50,34 @@ def is_parquet_folder(folder: Path) -> bool:
 def open_hub(name: str, split: str | None, image_column: str | None, label_column: str | None) -> ImageSource:
     """A data set by its id on the Hub, e.g. ``"timm/oxford-iiit-pet"``."""
     datasets = _datasets()
+    offline, unreachable = datasets.config.HF_HUB_OFFLINE, None if datasets.config.HF_HUB_OFFLINE else _asked(name)
     try:
+        # By itself the library asks a Hub that is out of reach six times before it looks into the local cache.
+        datasets.config.HF_HUB_OFFLINE = offline or unreachable is not None
         loaded = datasets.load_dataset(name)
     except Exception as error:
+        reason = unreachable or error
         raise SourceError(
             f"{name!r} is neither a file, a folder, 'digits', nor a data set that could be loaded from the Hugging "
-            f"Face Hub ({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''})."
+            f"Face Hub ({type(reason).__name__}: {str(reason).strip().splitlines()[0] if str(reason).strip() else ''})."
         ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
     return _choose(loaded, name, split, image_column, label_column)
+
+
+def _asked(name: str) -> Exception | None:
+    """Why the Hub gives no answer on a data set; None if it answers, whatever it says."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().dataset_info(name, timeout=HUB_SECONDS)
+    except HfHubHTTPError:
+        return None
+    except Exception as error:
+        return error
+    return None
 
 
 def open_saved(folder: Path, split: str | None, image_column: str | None, label_column: str | None) -> ImageSource:

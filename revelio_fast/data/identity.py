@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from revelio_fast.data.errors import SourceError
@@ -82,3 +83,8 @@ def pixel_digests(pixels: Tensor) -> list[bytes]:
     """`pixel_digest` of inputs that are tensors already: ``[B, 3, S, S]`` in [-1, 1], rounded to 8 bits."""
     levels: Any = ((pixels.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).byte()
     return [pixel_digest(square) for square in levels.permute(0, 2, 3, 1).numpy()]
+
+
+def digest_rows(digests: Sequence[bytes]) -> Tensor:
+    """Digests as they are stored: uint8 ``[N, 16]``."""
+    return torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(-1, DIGEST_BYTES)

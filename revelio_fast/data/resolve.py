@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from revelio_fast.data.errors import SourceError
+from revelio_fast.data.hub_id import is_hub_id
 from revelio_fast.data.image_source import ImageSource
 from revelio_fast.data.paper_datasets import PAPER_DATASETS, ROOT_VARIABLE, check_classes, local_copy, paper_name
 
@@ -76,14 +77,18 @@ def _open(
 
     path = Path(spec).expanduser()
     if path.exists():
-        return _open_path(path, split, image_column, label_column)
+        # A relative and an absolute path are one source: its name and its images' paths go into manifests and keys.
+        return _open_path(Path(os.path.abspath(path)), split, image_column, label_column)
     if spec == DIGITS:
         return digits.open_digits(split)
     name = paper_name(spec)
     if name is not None:
         return _open_paper(name, split, image_column, label_column, root)
-    if path.is_absolute() or spec.startswith((".", "~")) or path.suffix.lower() in (".csv", ".tsv", ".parquet"):
-        raise SourceError(f"There is no file or folder {path}.")
+    if not is_hub_id(spec) or path.suffix.lower() in (".csv", ".tsv", ".parquet"):
+        raise SourceError(
+            f"There is no file or folder {path}. A data set of the Hugging Face Hub is named owner/name, where no "
+            "folder 'owner' lies here; the names known here are 'digits' and those that `revelio-fast datasets` lists."
+        )
     return hugging_face.open_hub(spec, split, image_column, label_column)
 
 

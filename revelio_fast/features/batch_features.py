@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from revelio_fast.features.config import ExtractConfig
 from revelio_fast.features.fixed_shape import FixedShapeForward
 from revelio_fast.features.noise import image_noise
 from revelio_fast.models.embedded_prompts import EmbeddedPrompts
 from revelio_fast.models.families import Conditioning, ModelFamily
-from revelio_fast.models.spec import ModelSpec
 from revelio_fast.profiling import nvtx_range
 
 Key = tuple[str, int]
@@ -24,17 +24,15 @@ class BatchFeatures:
         self,
         family: ModelFamily,
         embedded: EmbeddedPrompts,
-        spec: ModelSpec,
+        config: ExtractConfig,
         timesteps: tuple[int, ...],
-        noise_samples: int,
     ):
         self._family = family
         self._embedded = embedded
-        self._spec = spec
+        self._config = config
         self._timesteps = timesteps
-        self._noise_samples = noise_samples
-        self.pooled = FixedShapeForward(self._pool, spec.device)
-        self.maps = FixedShapeForward(family.forward, spec.device)
+        self.pooled = FixedShapeForward(self._pool, family.device)
+        self.maps = FixedShapeForward(family.forward, family.device)
 
     def __call__(
         self,
@@ -55,22 +53,23 @@ class BatchFeatures:
         picked = torch.tensor(rows, device=latents.device)
         conditioning = self._conditioning(len(latents), rows, texts, upcoming)
         found: dict[Key, Tensor] = {}
+        draws = self._config.noise_samples
         for timestep in self._timesteps:
             steps = torch.full((len(latents),), timestep, device=latents.device)
             total: dict[str, Tensor] = {}
-            for sample in range(self._noise_samples):
+            for sample in range(draws):
                 with nvtx_range("noise"):
                     noise = torch.zeros(latents.shape)
-                    noise[rows] = image_noise(self._spec.seed, digests, timestep, sample, latents.shape[1:], draw)
+                    noise[rows] = image_noise(self._config.seed, digests, timestep, sample, latents.shape[1:], draw)
                     noisy = self._family.add_noise(latents, noise.to(latents.device), timestep)
                 for layer, value in run(noisy, steps, conditioning).items():
                     part = value[picked]
-                    if self._noise_samples > 1:
+                    if draws > 1:
                         part = part.float()
                     total[layer] = part if sample == 0 else total[layer] + part
-                    if sample == self._noise_samples - 1 and sample:
-                        total[layer] = (total[layer] / self._noise_samples).to(value.dtype)
-            for layer in self._spec.layers:
+                    if sample == draws - 1 and sample:
+                        total[layer] = (total[layer] / draws).to(value.dtype)
+            for layer in self._config.layers:
                 found[layer, timestep] = total[layer]
         return found
 

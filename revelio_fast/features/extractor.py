@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from revelio_fast.data import BrokenImageError, ImageItem, ImageSource, open_source
-from revelio_fast.data.identity import DIGEST_BYTES, pixel_digests
+from revelio_fast.data.identity import digest_rows, pixel_digests
 from revelio_fast.data.prefetch import Group, decoded_groups
 from revelio_fast.data.preprocess import as_pixels, model_input
 from revelio_fast.features.batch_features import BatchFeatures, Key
+from revelio_fast.features.config import ExtractConfig
 from revelio_fast.models.embedded_prompts import EmbeddedPrompts
-from revelio_fast.models.families import LayerCost, ModelFamily, find_family
+from revelio_fast.models.families import LayerCost, ModelFamily, open_family
 from revelio_fast.models.prompts import Fixed, Prompts, as_prompts
-from revelio_fast.models.spec import ModelError, ModelSpec, checked_dtype, checked_timesteps, refuse_repeats
+from revelio_fast.models.spec import ModelError, checked_timesteps, dtype_name
+from revelio_fast.progress import Notice, tqdm
+from revelio_fast.settings import SettingsError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,6 +54,7 @@ class FeatureExtractor:
     Attributes
     ----------
     family : ModelFamily
+    config : ExtractConfig
     layers : tuple of str
     timesteps : tuple of int
     prompts : Prompts
@@ -65,22 +68,20 @@ class FeatureExtractor:
     def __init__(
         self,
         family: ModelFamily,
-        spec: ModelSpec,
+        config: ExtractConfig,
         timesteps: tuple[int, ...],
-        noise_samples: int,
         prompts: Prompts,
         embedded: EmbeddedPrompts,
     ):
         self.family = family
-        self.layers = spec.layers
+        self.config = config
+        self.layers = config.layers
         self.timesteps = timesteps
         self.prompts = prompts
         self.image_size = family.image_size
-        self.device = spec.device
+        self.device = family.device
         self.skipped: list[BrokenImageError] = []
-        self._spec = spec
-        self._noise_samples = noise_samples
-        self._features = BatchFeatures(family, embedded, spec, timesteps, noise_samples)
+        self._features = BatchFeatures(family, embedded, config, timesteps)
 
     @classmethod
     def from_pretrained(
@@ -90,22 +91,16 @@ class FeatureExtractor:
         timesteps: Sequence[int],
         prompt: str | Prompts = "",
         *,
-        image_size: int | None = None,
-        dtype: torch.dtype | str | None = None,
-        seed: int = 0,
-        noise_samples: int = 1,
-        revision: str | None = None,
-        random_weights: bool = False,
         device: torch.device | str | None = None,
-        official: bool = False,
-        compile: bool = False,
+        **options: Any,
     ) -> FeatureExtractor:
         """Load what is needed of a model: the VAE's encoder, the prompt's embedding, the network up to the last layer.
 
         Parameters
         ----------
         model : str or path
-            A folder in diffusers format or a Hub id, e.g. ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``.
+            ``"mini-sd"`` (part of this package), a folder in diffusers format, or a Hub id, e.g.
+            ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``.
         layers : sequence of str
             ``"bottleneck"``, ``"down_ft0"`` .., ``"up_ft0"`` .. (the paper's names) of a UNet, ``"block0"`` .. of a
             transformer, ``"output"`` (what the whole network predicts), or module paths of the network.
@@ -115,26 +110,11 @@ class FeatureExtractor:
             One text for all images (``""`` is the paper's empty prompt), or what `revelio_fast.prompts` offers: a
             ``Column`` of the source, a ``File``, the class that CLIP predicts (``FromClip``), or, as an oracle, the
             true class (``ClassTemplate``). For DiT the text is the name or number of a class.
-        image_size : int, optional
-            Side in pixels; the model's own by default (512 for Stable Diffusion 1.5).
-        dtype : torch.dtype or str, optional
-            Of the weights: float32 (default), ``"bf16"`` or ``"fp16"``; the latter two run channels-last.
-        seed : int
-            Of the noise (and of `random_weights`).
-        noise_samples : int
-            Features are averaged over so many draws of the noise (DIFT).
-        revision : str, optional
-            Branch, tag or commit of a Hub model.
-        random_weights : bool
-            Initialise the denoising network afresh: the baseline. The VAE and the prompt stay the model's.
         device : optional
             ``"cuda"`` if there is one, else ``"cpu"``.
-        official : bool
-            DiT only, for comparison with numbers of the authors' code: no noise is added, and tokens are viewed as
-            maps without the transpose, which scrambles them (`revelio_fast.models.dit.DiT`).
-        compile : bool
-            Compile the truncated network with torch.compile; the first forward of a batch shape takes long, and
-            results differ in the rounding.
+        **options
+            Any other field of `ExtractConfig`: `image_size`, `dtype` (a torch.dtype, too), `seed`, `noise_samples`,
+            `revision`, `random_weights`, `compat`, `compile` ...
 
         Raises
         ------
@@ -144,32 +124,39 @@ class FeatureExtractor:
             If a layer does not exist; lists the layers there are with their shapes.
         """
         prompts = as_prompts(prompt)
-        if isinstance(layers, str) or not layers:
-            raise ModelError(f"layers must be a list of at least one layer name, got {layers!r}.")
-        refuse_repeats("layers", layers)
-        if noise_samples < 1:
-            raise ModelError(f"noise_samples must be at least 1, got {noise_samples}.")
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        spec = ModelSpec(
-            os.fspath(model),
-            tuple(layers),
-            image_size,
-            checked_dtype(dtype),
-            chosen,
-            seed,
-            random_weights,
-            revision,
-            official,
-            compile,
-        )
-        family = find_family(spec.model, revision)(spec)
-        steps = checked_timesteps(timesteps, family.num_timesteps)
+        if "dtype" in options:
+            options["dtype"] = dtype_name(options["dtype"])
+        try:
+            config = ExtractConfig(
+                model=os.fspath(model), layers=_listed(layers), timesteps=_listed(timesteps), **options
+            )
+        except SettingsError as error:
+            raise ModelError(str(error)) from None
+        return cls.from_config(config, prompts, device=device)
+
+    @classmethod
+    def from_config(
+        cls, config: ExtractConfig, prompts: Prompts | None = None, *, device: torch.device | str | None = None
+    ) -> FeatureExtractor:
+        """As `from_pretrained`, from settings.
+
+        Parameters
+        ----------
+        config : ExtractConfig
+        prompts : Prompts, optional
+            Instead of the prompts that the settings name.
+        device : optional
+            ``"cuda"`` if there is one, else ``"cpu"``.
+        """
+        prompts = prompts or config.all_prompts()
+        family = open_family(config, device)
+        steps = checked_timesteps(config.timesteps, family.num_timesteps)
         embedded = EmbeddedPrompts(family)
         if isinstance(prompts, Fixed):
             # Before the network is loaded: the text encoder is gone by then.
             embedded.rows([prompts.text])
         family.load()
-        return cls(family, spec, steps, noise_samples, prompts, embedded)
+        return cls(family, config, steps, prompts, embedded)
 
     @property
     def keys(self) -> list[Key]:
@@ -184,21 +171,14 @@ class FeatureExtractor:
         """All named layers of the model with shapes and costs."""
         return self.family.layer_table()
 
-    def about(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What the features depend on, as JSON values: the part of a manifest that all layers share."""
-        spec = self._spec
-        return {
-            "model": spec.model,
-            "revision": spec.revision,
-            "random_weights": spec.random_weights,
-            "prompt": self.prompts.about(),
-            "seed": spec.seed,
-            "noise_samples": self._noise_samples,
-            "image_size": self.image_size,
-            "model_dtype": str(spec.dtype).removeprefix("torch."),
-            **({"official": True} if spec.official else {}),
-            **({"compiled": True} if spec.compile else {}),
-        }
+        return {**self.config.metadata(), "prompt": self.prompts.about(), "image_size": self.image_size}
+
+    def about(self) -> dict[str, Any]:
+        """The old name of `metadata`, for one release."""
+        warnings.warn("FeatureExtractor.about is called metadata now", DeprecationWarning, stacklevel=2)
+        return self.metadata()
 
     def latents(self, images: Sequence[Image] | Tensor) -> Tensor:
         """What the network would be given without noise: VAE latents (mode, scaled) ``[B, c, h, w]`` float32.
@@ -329,13 +309,18 @@ class FeatureExtractor:
                         torch.tensor([item.image_id for item in group.items]),
                         torch.tensor([item.label for item in group.items]),
                         [item.name for item in group.items],
-                        torch.frombuffer(bytearray(b"".join(group.contents)), dtype=torch.uint8).view(-1, DIGEST_BYTES),
+                        digest_rows(group.contents),
                     )
                 bar.update(group.size)
         if self.skipped:
             named = ", ".join(error.path for error in self.skipped[:3])
             more = " ..." if len(self.skipped) > 3 else ""
-            warnings.warn(f"{len(self.skipped)} broken images were skipped: {named}{more}", stacklevel=2)
+            warnings.warn(f"{len(self.skipped)} broken images were skipped: {named}{more}", Notice, stacklevel=2)
+
+
+def _listed(values: Any) -> Any:
+    """A sequence as a tuple; a text or a single number as it is, for `ExtractConfig` to refuse."""
+    return values if isinstance(values, str | int) else tuple(values)
 
 
 def _prompt_of(item: ImageItem, prompts: Mapping[int, str]) -> str:

@@ -1,63 +1,46 @@
-"""`fill`: an extraction's batches go to one writer per layer and timestep, from a thread that writes meanwhile."""
+"""`fill`: an extraction's batches go to one writer per layer and timestep, in a thread that writes meanwhile."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+import time
+from collections.abc import Mapping
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from revelio_fast.data import ImageSource, SourceError
+from revelio_fast.data import ImageSource
 from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor, Key
 from revelio_fast.profiling import nvtx_range
-from revelio_fast.store import Background
+from revelio_fast.store import Background, StoreWriter
+
+FLUSH_SECONDS = 60.0
 
 
-class Writer(Protocol):
-    """What `fill` uses of a store's writer."""
-
-    @property
-    def done_ids(self) -> set[int]: ...
-
-    def append(self, features: Tensor, image_ids: Tensor, labels: Tensor) -> None: ...
-
-
-def fill(
-    extractor: FeatureExtractor,
-    source: ImageSource,
-    writers: Mapping[Key, Writer],
-    *,
-    after_batch: Callable[[], None] = lambda: None,
-    **options: Any,
-) -> None:
+def fill(extractor: FeatureExtractor, source: ImageSource, writers: Mapping[Key, StoreWriter], **options: Any) -> None:
     """Extract what the writers lack of a source; `options` are those of `FeatureExtractor.stream`.
 
-    All that was computed is written before this returns or raises. `after_batch` runs in the writing thread.
-
-    Raises
-    ------
-    SourceError
-        If a writer holds images that the source does not have.
+    All that was computed is given to the writers before this returns or raises; what they hold back is saved once a
+    minute.
     """
     done = {key: frozenset(writer.done_ids) for key, writer in writers.items()}
-    for (layer, timestep), ids in done.items():
-        if foreign := ids.difference(source.image_ids):
-            raise SourceError(
-                f"The features of {layer} at t={timestep} that are there already are of {len(ids)} images, and "
-                f"{len(foreign)} of those are not among the {len(source)} of {source.name}: they were removed, renamed "
-                "or left out by another limit since, or the features come from a version that numbered images by "
-                "position. Choose another folder, or extract again from the start (resume=False)."
-            )
+    saved = time.monotonic()
 
     def save(batch: FeatureBatch) -> None:
+        nonlocal saved
         with nvtx_range("store"):
             for key, writer in writers.items():
-                new = torch.tensor([image_id not in done[key] for image_id in batch.image_ids.tolist()])
-                writer.append(batch.features[key].cpu()[new], batch.image_ids[new], batch.labels[new])
-            after_batch()
+                _append(writer, batch, key, done[key])
+            if time.monotonic() - saved > FLUSH_SECONDS:
+                for writer in writers.values():
+                    writer.flush()
+                saved = time.monotonic()
 
     with Background("revelio-write") as writing:
         for batch in extractor.stream(source, skip_ids=frozenset.intersection(*done.values()), **options):
             writing.submit(functools.partial(save, batch))
+
+
+def _append(writer: StoreWriter, batch: FeatureBatch, key: Key, done: frozenset[int]) -> None:
+    rows = [row for row, image_id in enumerate(batch.image_ids.tolist()) if image_id not in done]
+    names = [batch.names[row] for row in rows]
+    features, contents = batch.features[key].cpu()[rows], batch.contents[rows]
+    writer.append(features, batch.image_ids[rows], batch.labels[rows], names, contents)

@@ -12,11 +12,12 @@ what a store holds.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from revelio_fast import seeds
 
 
 def image_noise(
@@ -48,7 +49,6 @@ def image_noise(
     out = torch.empty(len(digests), *shape)
     generator = torch.Generator()
     for row, digest in zip(out, digests, strict=True):
-        key = f"{seed},{digest.hex()},{timestep},{sample},{draw}".encode()
-        generator.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1)
+        generator.manual_seed(seeds.derive(seed, "noise", int.from_bytes(digest, "big"), timestep, sample, draw))
         torch.randn(row.shape, generator=generator, out=row)
     return out

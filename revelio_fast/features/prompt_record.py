@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from revelio_fast.atomic import atomic_write_bytes
+from revelio_fast.csv_text import read_csv, write_csv
 from revelio_fast.data import ImageSource, SourceError
 from revelio_fast.models.prompts import Fixed, Prompts
 
@@ -30,10 +28,7 @@ def record(path: Path, texts: Mapping[int, str], source: ImageSource) -> None:
     SourceError
         If an image had another prompt when the extraction was begun.
     """
-    known: dict[int, tuple[str, str]] = {}
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            known = {int(row["image_id"]): (row["path"], row["prompt"]) for row in csv.DictReader(file)}
+    known = {int(row["image_id"]): (row["path"], row["prompt"]) for row in read_csv(path)}
     for image_id, text in texts.items():
         if image_id in known and known[image_id][1] != text:
             raise SourceError(
@@ -41,8 +36,5 @@ def record(path: Path, texts: Mapping[int, str], source: ImageSource) -> None:
                 f"were begun ({path.name}), now {text!r}: choose another folder, or delete this one."
             )
         known[image_id] = (source.item(image_id).path, text)
-    out = io.StringIO(newline="")
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["image_id", "path", "prompt"])
-    rows.writerows([image_id, *known[image_id]] for image_id in sorted(known, key=lambda each: known[each]))
-    atomic_write_bytes(path, out.getvalue().encode())
+    ordered = sorted(known, key=lambda each: known[each])
+    write_csv(path, ["image_id", "path", "prompt"], [[image_id, *known[image_id]] for image_id in ordered])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from revelio_fast.atomic import atomic_write_bytes
+from revelio_fast.csv_text import write_csv
 from revelio_fast.data import BrokenImageError
 
 FILE_NAME = "skipped.csv"
@@ -15,8 +13,5 @@ FILE_NAME = "skipped.csv"
 
 def write_skipped(folder: Path, skipped: Sequence[BrokenImageError]) -> None:
     """Write ``image_id,path,reason``, one line per broken image; only the header if there are none."""
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["image_id", "path", "reason"])
-    rows.writerows([error.image_id, error.path, error.reason] for error in skipped)
-    atomic_write_bytes(folder / FILE_NAME, text.getvalue().encode())
+    rows = [[error.image_id, error.path, error.reason] for error in skipped]
+    write_csv(folder / FILE_NAME, ["image_id", "path", "reason"], rows)

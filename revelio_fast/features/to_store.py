@@ -1,10 +1,10 @@
-"""Extraction to activation stores: pooled features, one store per layer and timestep, resumable after a kill."""
+"""Extraction to activation stores: one store per layer and timestep, resumable after a kill."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import time
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,18 @@ from revelio_fast.data import ImageSource, open_source
 from revelio_fast.features.extractor import FeatureExtractor, Key
 from revelio_fast.features.fill import fill
 from revelio_fast.features.prompt_record import record, record_name
+from revelio_fast.features.same_images import contents_of, refuse_other_images
 from revelio_fast.features.skipped import FILE_NAME, write_skipped
 from revelio_fast.store import ActivationStore
 
-FLUSH_SECONDS = 60.0
 SHARD_ROWS = 2048
 
 
-def about_layer(extractor: FeatureExtractor, source: ImageSource, key: Key) -> dict[str, Any]:
+def layer_metadata(extractor: FeatureExtractor, source: ImageSource, key: Key) -> dict[str, Any]:
     """What a manifest says of one layer at one timestep."""
     layer, timestep = key
     return {
-        **extractor.about(),
+        **extractor.metadata(),
         "layer": layer,
         "timestep": timestep,
         "source": source.name,
@@ -112,39 +112,55 @@ def extract_to_store(
     StoreError
         If a folder holds features made with other settings; the message says which.
     SourceError
-        If a folder holds features of images that the source does not have.
+        If a folder holds features of images that the source does not have, or not as they were.
     BrokenImageError
         With ``on_error="stop"``; what was done is kept.
     """
     source = open_source(source)
-    shapes = extractor.layer_shapes()
     folders = {key: layer_folder(out_dir, key) for key in extractor.keys}
     if not resume:
-        for folder in folders.values():
-            if (folder / "manifest.json").is_file():
-                shutil.rmtree(folder)
+        remove_stores(folders.values())
     prompts = image_prompts(extractor, source, out_dir, on_error, progress)
+    shapes = {key: extractor.layer_shapes()[key[0]][:1] for key in folders}
+    metadata = {key: layer_metadata(extractor, source, key) for key in folders}
+    write_stores(
+        extractor, source, folders, shapes, metadata, store_dtype, shard_rows, batch_size=batch_size,
+        on_error=on_error, progress=progress, prompts=prompts, workers=workers,
+    )  # fmt: skip
+    write_skipped(Path(out_dir), extractor.skipped)
+    return {key: ActivationStore.open(folder) for key, folder in folders.items()}
+
+
+def remove_stores(folders: Iterable[Path]) -> None:
+    """Delete the stores in these folders; a folder without a manifest is left alone."""
+    for folder in folders:
+        if (folder / "manifest.json").is_file():
+            shutil.rmtree(folder)
+
+
+def write_stores(
+    extractor: FeatureExtractor,
+    source: ImageSource,
+    folders: Mapping[Key, Path],
+    shapes: Mapping[Key, tuple[int, ...]],
+    metadata: Mapping[Key, dict[str, Any]],
+    dtype: torch.dtype,
+    shard_rows: int | None,
+    **options: Any,
+) -> None:
+    """Fill one store for each layer and timestep; `options` are those of `FeatureExtractor.stream`.
+
+    Raises
+    ------
+    SourceError
+        If a store has rows of images that the source does not have, or not as they were.
+    """
+    content = contents_of(source)
     with ExitStack() as stack:
         writers = {
-            key: stack.enter_context(
-                ActivationStore.create(
-                    folder, shapes[key[0]][0], store_dtype, shard_rows, **about_layer(extractor, source, key)
-                )
-            )
+            key: stack.enter_context(ActivationStore.create(folder, shapes[key], dtype, shard_rows, **metadata[key]))
             for key, folder in folders.items()
         }
-        saved = time.monotonic()
-
-        def flush_now_and_then() -> None:
-            nonlocal saved
-            if time.monotonic() - saved > FLUSH_SECONDS:
-                for writer in writers.values():
-                    writer.flush()
-                saved = time.monotonic()
-
-        fill(
-            extractor, source, writers, after_batch=flush_now_and_then, batch_size=batch_size, on_error=on_error,
-            progress=progress, prompts=prompts, workers=workers,
-        )  # fmt: skip
-        write_skipped(Path(out_dir), extractor.skipped)
-    return {key: ActivationStore.open(folder) for key, folder in folders.items()}
+        for folder in folders.values():
+            refuse_other_images(source, ActivationStore.open(folder, allow_incomplete=True), content)
+        fill(extractor, source, writers, **options)

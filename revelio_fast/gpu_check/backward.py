@@ -8,8 +8,7 @@ from torch import Tensor
 from revelio_fast import ops
 from revelio_fast.gpu_check.forward import Check
 from revelio_fast.gpu_check.problems import EPS, Problem, bound, differing, off
-from revelio_fast.ops.reference import sparse_backward as reference
-from revelio_fast.ops.sparse_backward import decode_backward, encode_backward
+from revelio_fast.ops.sparse_backward import decode_backward, encode_backward, reference
 
 LR, BETA1, BETA2, ADAM_EPS = 1e-2, 0.9, 0.999, 1e-8
 

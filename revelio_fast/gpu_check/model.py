@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from revelio_fast.ops import AdamRows
-from revelio_fast.ops.triton import decode_plan, topk_plan
+from revelio_fast.ops.sparse_decode import triton_plan as decode_plan
+from revelio_fast.ops.topk_encode import triton_plan as topk_plan
 
 # float and integer instructions per score after the GEMM: bias, error bound, two maxima and their place
 EPILOGUE_INSTRUCTIONS = 12

@@ -10,10 +10,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from revelio_fast import seeds
 from revelio_fast.ksae.row_sources import Features, HeldOut, StoreLike
 from revelio_fast.store.background import Background
 
 MOST_HELD_OUT = 65_536  # more would sharpen the held-out FVU no further, and cost minutes each time
+FEWEST_HELD_OUT = 10  # of m rows the variance about their own mean is a part in m too small, and one row has none
 
 
 class TrainingRows:
@@ -30,6 +32,8 @@ class TrainingRows:
     apart : Tensor
         Positions of the held-out rows, rising: a share of all, at most 65,536.
     held_out : HeldOut or None
+    why_none : str or None
+        Why no rows are held out although a share was asked for.
     mean : Tensor
         ``[d]`` of the rows that are trained on.
     batch_size, batches_per_epoch : int
@@ -40,7 +44,7 @@ class TrainingRows:
         data: StoreLike | Tensor,
         batch_size: int,
         seed: int,
-        holdout: float,
+        val_fraction: float,
         *,
         keep_short: bool = False,
         where: str = "auto",
@@ -48,8 +52,14 @@ class TrainingRows:
     ) -> None:
         self.features = Features("data", data, where)
         total, self.seed, self.keep_short = self.features.rows, seed, keep_short
-        held = min(total - 1, round(total * holdout), MOST_HELD_OUT)
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed), dtype=_index_type(total))
+        held, self.why_none = min(total - 1, round(total * val_fraction), MOST_HELD_OUT), None
+        if val_fraction and held < FEWEST_HELD_OUT:
+            self.why_none = (
+                f"a held-out FVU needs at least {FEWEST_HELD_OUT} rows, and {val_fraction:g} of {total} are {held}: "
+                "all rows were trained on"
+            )
+            held = 0
+        order = torch.randperm(total, generator=seeds.generator(seed, "ksae.validation"), dtype=_index_type(total))
         self.apart = order[:held].sort().values.long()
         del order
         self.count = total - held
@@ -112,7 +122,7 @@ class TrainingRows:
         """The rows where the features lie, or on the host for those on disk."""
         epoch, place = divmod(step, self.batches_per_epoch)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + epoch)
+            generator = seeds.generator(self.seed, "ksae.shuffle", epoch)
             order = torch.randperm(self.count, generator=generator, dtype=_index_type(self.count))
             self._epoch, self._order = epoch, self._positions(order).to(self.features.device)
         return self.features.take(self._order[place * self.batch_size : (place + 1) * self.batch_size])

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from revelio_fast import ops
 from revelio_fast.ksae.config import KSAEConfig
-from revelio_fast.ksae.model import fvu
 from revelio_fast.ksae.state import TrainingState
+from revelio_fast.ksae.sums import mean_rows, squared_distance, sum_all
 
 
 class StepResult(NamedTuple):
@@ -33,7 +33,7 @@ def take_step(
     `dead` lists the latents that the AuxK loss may use. `scalars` are those of `ops.adam_scalars` on the device; with
     them, and without dead latents, the fused step reads nothing back and can be captured as a CUDA graph.
     """
-    if config.semantics == "official":
+    if config.compat == "authors":
         with torch.no_grad():
             state.rows.W_dec.div_(state.rows.W_dec.norm(dim=1, keepdim=True))
     if dead is not None and not len(dead):
@@ -53,31 +53,34 @@ def fused_step(
         x, rows.W_enc, rows.b_enc, rows.b_pre, sae.k, relu=sae.relu, precision=config.precision, shadow=state.shadow
     )
     residual, squares = ops.sparse_residual(code, rows.W_dec, rows.b_pre, x)
-    variance = (x - x.mean(0)).square().sum().clamp_min(torch.finfo(x.dtype).tiny)
-    error_squares = squares.sum()
+    tiny = torch.finfo(x.dtype).tiny
+    variance = squared_distance(x, mean_rows(x)).clamp_min(tiny)
+    error_squares = sum_all(squares)
     loss = error_squares / variance
-    both, grad_aux, aux_loss = code, None, x.new_zeros(())
+    both, grad_aux, aux_loss, slope = code, None, x.new_zeros(()), _slope(loss, config)
     if dead is not None:
         aux = _aux_code(x, rows, dead, config, sae.relu)
         error, aux_squares = ops.sparse_residual(aux, rows.W_dec, torch.zeros_like(rows.b_pre), -residual)
-        scale = error_squares.clamp_min(torch.finfo(x.dtype).tiny)
-        aux_loss = aux_squares.sum() / scale
-        grad_aux = error * (2 * config.aux_coefficient / scale)
+        scale = error_squares.clamp_min(tiny)
+        aux_loss = sum_all(aux_squares) / scale
+        grad_aux = error * (slope * (2 * config.aux_coefficient / scale))
         both = ops.Code(torch.cat([code.values, aux.values], 1), torch.cat([code.indices, aux.indices], 1))
     ops.adam_unit_norm_step_(
         rows,
         x,
         both,
-        residual * (2 / variance),
+        residual * (slope * (2 / variance)),
         step=number,
         lr=config.lr_at(number),
+        beta1=config.betas[0],
+        beta2=config.betas[1],
         relu=sae.relu,
-        unit_norm=config.semantics == "paper",
+        unit_norm=config.compat == "paper",
         grad_aux=grad_aux,
         k_aux=both.values.shape[1] - sae.k,
         shadow=state.shadow,
         scalars=scalars,
-        settled=state.settled,
+        skip_mask=state.skip_mask,
     )
     return StepResult(code, loss, aux_loss)
 
@@ -88,17 +91,19 @@ def autograd_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Ten
     parameters = [sae.W_enc, sae.W_dec, sae.b_enc, sae.b_pre]
     code = sae.encode(x, precision=config.precision)
     x_hat = sae.decode(code)
-    loss, aux_loss = fvu(x, x_hat), x.new_zeros(())
+    tiny = torch.finfo(x.dtype).tiny
+    variance = squared_distance(x, mean_rows(x)).clamp_min(tiny)
+    loss, aux_loss = sum_all((x_hat - x).square()) / variance, x.new_zeros(())
     if dead is not None:
         live = rows._replace(W_enc=sae.W_enc, b_enc=sae.b_enc, b_pre=sae.b_pre)
         aux = _aux_code(x, live, dead, config, sae.relu)
         missing = (x - x_hat).detach()
         error = ops.sparse_decode(aux, sae.W_dec, torch.zeros_like(rows.b_pre)) - missing
-        aux_loss = error.square().sum() / missing.square().sum().clamp_min(torch.finfo(x.dtype).tiny)
+        aux_loss = sum_all(error.square()) / sum_all(missing.square()).clamp_min(tiny)
     for parameter in parameters:
         parameter.grad = None
-    (loss + config.aux_coefficient * aux_loss).backward()
-    optimiser = torch.optim.Adam(parameters, lr=config.lr_at(number))
+    (_slope(loss.detach(), config) * (loss + config.aux_coefficient * aux_loss)).backward()
+    optimiser = torch.optim.Adam(parameters, lr=config.lr_at(number), betas=config.betas)
     moments = [
         (rows.m_enc, rows.v_enc),
         (rows.m_dec, rows.v_dec),
@@ -112,7 +117,7 @@ def autograd_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Ten
         assert grad is not None, "backward() reached no decoder row"
         grad -= (grad * W_dec).sum(1, keepdim=True) * W_dec
         optimiser.step()
-        if config.semantics == "paper":
+        if config.compat == "paper":
             W_dec.div_(W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
     for parameter in parameters:
         parameter.grad = None
@@ -120,9 +125,16 @@ def autograd_step(state: TrainingState, x: Tensor, config: KSAEConfig, dead: Ten
     return StepResult(detached, loss.detach(), aux_loss.detach())
 
 
+def _slope(loss: Tensor, config: KSAEConfig) -> Tensor:
+    """Derivative of what is minimised by the FVU; the AuxK loss is scaled alike, so that its weight stays."""
+    if config.loss == "root_fvu":
+        return 0.5 * loss.clamp_min(torch.finfo(loss.dtype).eps ** 2).rsqrt()
+    return torch.ones_like(loss)
+
+
 def _aux_code(x: Tensor, rows: ops.AdamRows, dead: Tensor, config: KSAEConfig, relu: bool) -> ops.Code:
     """The strongest `aux_k` of the dead latents, in the numbering of all latents."""
-    count = min(config.aux_k, len(dead))
+    count = min(config.aux_k or 0, len(dead))
     code = ops.topk_encode(
         x, rows.W_enc[dead], rows.b_enc[dead], rows.b_pre, count, relu=relu, precision=config.precision
     )

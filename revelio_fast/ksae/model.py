@@ -1,27 +1,26 @@
 """The k-sparse autoencoder as a module (Revelio, Eqs. 3-5).
 
-z = TopK(W_enc (x - b_pre) + b_enc) and x_hat = W_dec^T z + b_pre.
+z = TopK(W_enc (x - b_pre) + b_enc) and x_hat = W_dec^T z + b_pre; other libraries' variants by `Semantics`.
 """
 
 from __future__ import annotations
 
-import json
+import importlib
 import math
 import os
 import tempfile
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from revelio_fast import ops
-from revelio_fast.atomic import atomic_path, atomic_write_json
+from revelio_fast.ksae.selection import select
+from revelio_fast.ksae.semantics import Semantics
+from revelio_fast.ops import checks
 
-FORMAT = "revelio_fast.ksae/1"
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FORMATS = "revelio_fast.interop.formats"
+"""The registry of checkpoint formats: a room above this one, found by name when a file is read or written."""
 
 
 class KSAEOutput(NamedTuple):
@@ -50,6 +49,9 @@ class KSparseAutoencoder(nn.Module):
         Number of latents, instead of ``expansion_factor * d_in``.
     relu : bool
         Clamp the selected pre-activations at zero.
+    semantics : Semantics, optional
+        How latents are chosen and what is done to the features, instead of `relu`: what checkpoints of other
+        libraries say. The default is the paper's: top k without a ReLU.
 
     Attributes
     ----------
@@ -59,6 +61,12 @@ class KSparseAutoencoder(nn.Module):
         ``[n]``.
     b_pre : Parameter
         ``[d]``, subtracted before encoding and added after decoding.
+    threshold : Tensor or None
+        ``[n]`` float32, where the semantics' rule or the file that was read has thresholds.
+    k : int, float or None
+        A mean over rows, so maybe a fraction, with the rule "batch_topk"; None if a file with thresholds does not say.
+    metadata : dict
+        What else a checkpoint said, by the names of its library; kept in our format and in the library's own.
 
     Raises
     ------
@@ -66,23 +74,29 @@ class KSparseAutoencoder(nn.Module):
         If k is not between 1 and the number of latents.
     """
 
+    threshold: Tensor | None
+
     def __init__(
         self,
         d_in: int,
         expansion_factor: int = 64,
-        k: int = 32,
+        k: Any = 32,
         *,
         n_latents: int | None = None,
         relu: bool = False,
+        semantics: Semantics | None = None,
     ) -> None:
         super().__init__()
         n = n_latents if n_latents is not None else expansion_factor * d_in
         for name, value in (("d_in", d_in), ("the number of latents", n)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 1 <= k <= n:
-            raise ValueError(f"k must lie between 1 and the number of latents = {n}, got {k}")
-        self.d_in, self.n_latents, self.k, self.relu = d_in, n, k, relu
+        self.semantics = semantics if semantics is not None else Semantics(relu="after" if relu else "none")
+        if not (k is None and self.semantics.rule == "threshold"):
+            _check_k(k, n, self.semantics.rule)
+        self.d_in, self.n_latents, self.k = d_in, n, k
+        self.metadata: dict[str, Any] = {}
+        self.register_buffer("threshold", torch.zeros(n) if self.semantics.rule == "threshold" else None)
         rows = nn.functional.normalize(torch.randn(n, d_in))
         self.W_dec = nn.Parameter(rows)
         self.W_enc = nn.Parameter(rows.clone())
@@ -90,7 +104,12 @@ class KSparseAutoencoder(nn.Module):
         self.b_pre = nn.Parameter(torch.zeros(d_in))
 
     def extra_repr(self) -> str:
-        return f"d_in={self.d_in}, n_latents={self.n_latents}, k={self.k}, relu={self.relu}"
+        return f"d_in={self.d_in}, n_latents={self.n_latents}, {self.semantics.describe(self.k)}"
+
+    @property
+    def relu(self) -> bool:
+        """Whether the selected pre-activations are clamped at zero."""
+        return self.semantics.relu != "none"
 
     @torch.no_grad()
     def initialise_as_authors(self) -> None:
@@ -102,97 +121,156 @@ class KSparseAutoencoder(nn.Module):
         self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
 
     def encode(self, x: Tensor, precision: str = "fp32") -> ops.Code:
-        """Code of features ``[B, d]`` (float32); see `ops.topk_encode`."""
+        """Code of features ``[B, d]`` (float32).
+
+        The rule "topk" runs on `ops.topk_encode`, whose `precision` it takes. The other rules run in PyTorch, always in
+        float32, in blocks of rows (see `select`); their codes are as wide as the busiest row needs, and filled up with
+        latents of value 0. With `rescale_by_decoder_norm` the encoder's rows are scaled anew in every call.
+        """
         if isinstance(x, Tensor) and x.dim() == 2 and x.shape[1] != self.d_in:
             raise ValueError(
                 f"x has features of width {x.shape[1]}, this k-SAE was trained on width {self.d_in}: "
                 "use the features of the layer it was trained on"
             )
-        return ops.topk_encode(x, self.W_enc, self.b_enc, self.b_pre, self.k, relu=self.relu, precision=precision)
+        how = self.semantics
+        if how.is_plain:
+            return ops.topk_encode(x, self.W_enc, self.b_enc, self.b_pre, self.k, relu=self.relu, precision=precision)
+        checks.tensor("x", x, ("B", self.d_in))
+        checks.same_device(x=x, W_enc=self.W_enc)
+        scale: Tensor | float = self.W_dec.norm(dim=1) if how.rescale_by_decoder_norm else 1.0
+        W_enc = self.W_enc * scale[:, None] if isinstance(scale, Tensor) else self.W_enc
+        b_pre = self.b_pre if how.subtract_b_pre else torch.zeros_like(self.b_pre)
+        normal = how.normalise(x)
+        if how.rule == "topk":
+            return ops.topk_encode(
+                normal, W_enc, self.b_enc * scale, b_pre, self.k, relu=self.relu, precision=precision
+            )
+        return select(normal, W_enc, self.b_enc * scale, b_pre, how.rule, self.k, self.threshold)
 
-    def decode(self, code: ops.Code) -> Tensor:
-        """Features ``[B, d]`` of a code; see `ops.sparse_decode`."""
-        return ops.sparse_decode(code, self.W_dec, self.b_pre)
+    def decode(self, code: ops.Code, x: Tensor | None = None) -> Tensor:
+        """Features ``[B, d]`` of a code; see `ops.sparse_decode`.
+
+        `x`, the features that the code was made from, is needed where they were normalised one by one (`input_norm`).
+        """
+        if self.semantics.rescale_by_decoder_norm:
+            code = ops.Code(code.values / self.W_dec.norm(dim=1)[code.indices], code.indices)
+        return self.semantics.restore(ops.sparse_decode(code, self.W_dec, self.b_pre), x)
 
     def forward(self, x: Tensor) -> KSAEOutput:
         """Encode, decode and compare: the loss is the fraction of variance unexplained in the batch."""
         code = self.encode(x)
-        x_hat = self.decode(code)
+        x_hat = self.decode(code, x)
         return KSAEOutput(x_hat, code, fvu(x, x_hat))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write ``model.safetensors`` and ``config.json`` into `folder`."""
-        folder = Path(folder)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        with atomic_path(folder / WEIGHTS) as temporary:
-            save_file(state, temporary)
-        about = {
-            "format": FORMAT,
-            "d_in": self.d_in,
-            "n_latents": self.n_latents,
-            "k": self.k,
-            "relu": self.relu,
-        }
-        atomic_write_json(folder / CONFIG, about)
+        self.save_as(folder, "revelio_fast")
+
+    def save_as(self, path: str | os.PathLike[str], format: str) -> None:
+        """Write the autoencoder in the format of a library (docs/formats.md lists them).
+
+        Parameters
+        ----------
+        path : path
+            A folder; for formats of a single file also the name of that file.
+        format : str
+            "revelio_fast", "authors", "saelens", "sparsify", "dictionary_learning", "openai", "sdxl_unbox" or
+            "overcomplete".
+
+        Raises
+        ------
+        ValueError
+            If the format is unknown, or cannot express what this autoencoder computes.
+        """
+        importlib.import_module(FORMATS).write(self, path, format)
 
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | os.PathLike[str], *, revision: str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        format: str = "auto",
+        revision: str | None = None,
+        k: float | None = None,
+        rule: str | None = None,
+        threshold: float | None = None,
     ) -> KSparseAutoencoder:
-        """Read what `save_pretrained` wrote, from a folder or from a Hub repository.
+        """Read an autoencoder from a file, a folder or the Hub, in any of the formats of docs/formats.md.
+
+        Nothing is executed of a file that is a pickle.
+
+        Parameters
+        ----------
+        path : path or str
+            A folder, a file, or on the Hub ``owner/name`` or ``owner/name/path/in/it``.
+        format : str
+            As in `save_as`; "auto" finds out.
+        revision : str, optional
+            Branch, tag or commit of a Hub repository.
+        k, rule, threshold : optional
+            What the file does not say, or another choice of latents than it says (see `Semantics`).
 
         Raises
         ------
         FileNotFoundError
-            If a folder lacks one of the two files.
+            If nothing is there.
         ValueError
-            If they are damaged or do not belong together.
+            If it is damaged or of no or of several known formats: the message says what was found.
         """
-        folder = Path(name_or_folder)
-        if not folder.is_dir():
-            folder = _from_hub(os.fspath(name_or_folder), revision)
-        for part in (CONFIG, WEIGHTS):
-            if not (folder / part).is_file():
-                raise FileNotFoundError(f"{folder} holds no {part}: it is not a k-SAE saved by revelio_fast")
-        try:
-            about = json.loads((folder / CONFIG).read_text())
-            d_in, n, k, relu = (about[key] for key in ("d_in", "n_latents", "k", "relu"))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder / CONFIG} is damaged ({error}): save the k-SAE again") from error
-        for key, value in (("d_in", d_in), ("n_latents", n), ("k", k)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{folder / CONFIG} is damaged: {key} must be a whole number of at least 1, got {value!r}"
-                )
-        if not isinstance(relu, bool):
-            raise ValueError(f"{folder / CONFIG} is damaged: relu must be true or false, got {relu!r}")
-        try:
-            state = load_file(folder / WEIGHTS)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{folder / WEIGHTS} is not a readable safetensors file ({error})") from error
-        return cls.from_rows(state, k=k, relu=relu, d_in=d_in, n_latents=n, where=str(folder / WEIGHTS))
+        return cls.from_rows(
+            **importlib.import_module(FORMATS).read(path, format, revision, k, rule, threshold)._asdict()
+        )
 
     @classmethod
     def from_rows(
-        cls, state: dict[str, Tensor], *, k: int, relu: bool, where: str, d_in: int | None = None,
-        n_latents: int | None = None,
-    ) -> KSparseAutoencoder:  # fmt: skip
-        """Build a model from tensors ``W_enc, W_dec [n, d], b_enc [n], b_pre [d]``; `where` names them in errors."""
-        missing = {"W_enc", "W_dec", "b_enc", "b_pre"} - state.keys()
+        cls,
+        rows: dict[str, Tensor],
+        *,
+        k: float | None,
+        where: str,
+        semantics: Semantics | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> KSparseAutoencoder:
+        """Build a model from tensors by name; `where` names their source in errors.
+
+        Parameters
+        ----------
+        rows : dict
+            ``W_enc, W_dec [n, d]``, ``b_enc [n]``, ``b_pre [d]``, and maybe ``threshold [n]``. They become the
+            parameters without a copy where they are float32, contiguous and alone in their memory.
+        k, semantics, metadata
+            As the attributes.
+
+        Raises
+        ------
+        ValueError
+            For a missing tensor, shapes that do not belong together, or an impossible k.
+        """
+        missing = {"W_enc", "W_dec", "b_enc", "b_pre"} - rows.keys()
         if missing:
-            raise ValueError(f"{where} lacks {', '.join(sorted(missing))}; it has {', '.join(sorted(state))}")
-        if state["W_dec"].dim() != 2:
-            raise ValueError(f"{where}: W_dec has shape {list(state['W_dec'].shape)}, expected [latents, width]")
-        n, d = n_latents or state["W_dec"].shape[0], d_in or state["W_dec"].shape[1]
-        for name, shape in (("W_enc", (n, d)), ("W_dec", (n, d)), ("b_enc", (n,)), ("b_pre", (d,))):
-            if tuple(state[name].shape) != shape:
-                raise ValueError(f"{where}: {name} has shape {list(state[name].shape)}, expected {list(shape)}")
-        if not 1 <= k <= n:
-            raise ValueError(f"{where}: k must lie between 1 and its {n} latents, got {k}")
-        with torch.device("meta"):
-            model = cls(d, k=k, n_latents=n, relu=relu)
-        rows = {name: nn.Parameter(state[name].float().contiguous()) for name in ("W_enc", "W_dec", "b_enc", "b_pre")}
-        model.load_state_dict(rows, assign=True)
+            raise ValueError(f"{where} lacks {', '.join(sorted(missing))}; it has {', '.join(sorted(rows))}")
+        for name, tensor in rows.items():
+            if not isinstance(tensor, Tensor):
+                raise ValueError(f"{where}: {name} is no tensor, but a {type(tensor).__name__}")
+        if rows["W_dec"].dim() != 2:
+            raise ValueError(f"{where}: W_dec has shape {list(rows['W_dec'].shape)}, expected [latents, width]")
+        n, d = rows["W_dec"].shape
+        shapes = {"W_enc": (n, d), "b_enc": (n,), "b_pre": (d,), "threshold": (n,)}
+        for name, shape in shapes.items():
+            if name in rows and tuple(rows[name].shape) != shape:
+                raise ValueError(f"{where}: {name} has shape {list(rows[name].shape)}, expected {list(shape)}")
+        if semantics is not None and semantics.rule == "threshold" and "threshold" not in rows:
+            raise ValueError(f"{where} does not say the threshold above which latents are active: pass threshold=")
+        if semantics is not None and sum(semantics.groups) not in (0, n):
+            raise ValueError(f"{where}: groups of {list(semantics.groups)} latents do not add up to {n}")
+        try:
+            with torch.device("meta"):
+                model = cls(d, k=k, n_latents=n, semantics=semantics)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        model.metadata = dict(metadata or {})
+        model.register_buffer("threshold", rows.get("threshold"))
+        model.load_state_dict(_separate(rows), assign=True)
         return model
 
     def push_to_hub(self, repository: str, *, private: bool = False, message: str = "Upload k-SAE") -> str:
@@ -213,18 +291,23 @@ def fvu(x: Tensor, x_hat: Tensor) -> Tensor:
     return (x_hat - x).square().sum() / (x - x.mean(0)).square().sum().clamp_min(torch.finfo(x.dtype).tiny)
 
 
-def _from_hub(repository: str, revision: str | None) -> Path:
-    if repository.count("/") != 1 or repository.startswith((".", "/")):
-        raise FileNotFoundError(f"{repository!r} is neither a folder nor the name of a Hub repository (owner/name)")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ImportError("reading from the Hub needs huggingface_hub: pip install 'revelio-fast[models]'") from error
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
-    except (OSError, ValueError) as error:  # Hub errors, and its refusals of names
-        first = str(error).strip().split("\n")[0]
-        raise FileNotFoundError(
-            f"{repository!r} is no local folder, and cannot be fetched from the Hugging Face Hub "
-            f"({type(error).__name__}: {first})"
-        ) from error
+def _check_k(k: Any, n: int, rule: str) -> None:
+    whole = isinstance(k, int) and not isinstance(k, bool)
+    if not whole and not (rule == "batch_topk" and isinstance(k, float)):
+        raise ValueError(f"k must be a whole number, got {k!r}")
+    if not (1 <= k <= n if whole else 0 < k <= n):
+        raise ValueError(f"k must lie between 1 and the number of latents = {n}, got {k}")
+
+
+def _separate(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in float32, contiguous, and each in memory that it shares with no other."""
+    result: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in rows.items():
+        own = tensor.detach().float().contiguous()
+        storage = own.untyped_storage()
+        if storage.nbytes() != own.numel() * own.element_size() or storage.data_ptr() in seen:
+            own = own.clone()
+        seen.add(own.untyped_storage().data_ptr())
+        result[name] = own
+    return result

@@ -7,20 +7,25 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from revelio_fast.store.memory import available_memory
+from revelio_fast.ksae.sums import sum_rows
+from revelio_fast.progress import tqdm
+from revelio_fast.store.memory import fits_in_memory
 
 BLOCK = 4096  # rows looked at together in a pass over many
-SHARE_OF_MEMORY = 3  # a store is held where it takes at most one part in so many of the memory that is free
 
 
 class StoreLike(Protocol):
     """What training uses of an `ActivationStore`."""
 
-    d: int
     rows: int
     dtype: torch.dtype
+
+    @property
+    def d(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
 
     def features(self, dtype: torch.dtype | None = ...) -> Tensor: ...
 
@@ -54,12 +59,9 @@ class Features:
             shape, dtype, self.held = data.shape, data.dtype, data.detach()
         else:
             shape, dtype, self._store = torch.Size((data.rows, data.d)), data.dtype, data
-            size = data.rows * data.d * data.dtype.itemsize
             if where != "disk":
                 self.held = data.held()
-            if self.held is None and (
-                where == "memory" or (where == "auto" and size <= available_memory() // SHARE_OF_MEMORY)
-            ):
+            if self.held is None and (where == "memory" or (where == "auto" and fits_in_memory(data.nbytes))):
                 self.held = data.features(None)
         if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
             raise ValueError(f"{name} must hold features [rows >= 2, d >= 1], got shape {list(shape)}")
@@ -120,8 +122,8 @@ class Features:
             others = torch.ones(stop - start, dtype=torch.bool)
             others[apart[first:last] - start] = False
             others = others.to(block.device)
-            sums[0] += block[others].sum(0, dtype=torch.float64)
-            sums[1] += block[~others].sum(0, dtype=torch.float64)
+            sums[0] += sum_rows(block[others].double())
+            sums[1] += sum_rows(block[~others].double())
         counts = sums.new_tensor([[self.rows - len(apart)], [len(apart)]])
         mean, mean_apart = (sums / counts).float()
         return mean, mean_apart
@@ -132,12 +134,18 @@ class HeldOut:
 
     Attributes
     ----------
+    count : int
+        How many.
     mean : Tensor
         ``[d]`` of these rows.
+    rows : int
+        How many there are.
     """
 
     def __init__(self, features: Features, rows: Tensor | None, mean: Tensor) -> None:
+        self.count = features.rows if rows is None else len(rows)
         self._features, self._rows, self.mean = features, rows, mean
+        self.rows = features.rows if rows is None else len(rows)
 
     def blocks(self) -> Iterator[Tensor]:
         """The rows in rising order, some thousands at a time, float32."""

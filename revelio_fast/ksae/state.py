@@ -13,14 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from revelio_fast.atomic import atomic_path
+from revelio_fast.atomic import atomic_path, remove_temporaries
 from revelio_fast.ksae.config import KSAEConfig
 from revelio_fast.ksae.model import KSparseAutoencoder
 from revelio_fast.ops import AdamRows, EncoderShadow
+from revelio_fast.renamed import new_names
 
 GENERATIONS = 2
 # Fields that may differ between the first and a later part of one run: they do not change its numbers so far.
-FREE = {"steps", "checkpoint_every", "log_every", "eval_every"}
+FREE = {"recipe", "steps", "checkpoint_every", "log_every", "eval_every"}
 
 
 class TrainingState:
@@ -33,19 +34,25 @@ class TrainingState:
         self.rows_since_active = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.W_dec.device)
         self.history: list[dict[str, float]] = []
         self.shadow: EncoderShadow | None = None
-        self.settled: Tensor | None = None
+        self.skip_mask: Tensor | None = None
+        self.official_active: Tensor | None = None
 
     def use_shadow(self) -> None:
         """Keep a bfloat16 shadow of W_enc from here on; it is made anew from the weights, so it is not saved."""
         self.shadow = EncoderShadow.of(self.rows.W_enc)
 
-    def use_settled(self) -> None:
+    def use_skip_mask(self) -> None:
         """Skip latents that a step cannot change, from here on; found out anew by the steps, so it is not saved."""
-        self.settled = torch.zeros_like(self.rows.b_enc, dtype=torch.uint8)
+        self.skip_mask = torch.zeros_like(self.rows.b_enc, dtype=torch.uint8)
+
+    def count_official_activity(self) -> None:
+        """Count for the authors' statistics in how many rows each latent's pre-activation was not zero."""
+        self.official_active = torch.zeros_like(self.rows_since_active)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name."""
-        return {**self.rows._asdict(), "rows_since_active": self.rows_since_active}
+        counted = {} if self.official_active is None else {"official_active": self.official_active}
+        return {**self.rows._asdict(), "rows_since_active": self.rows_since_active, **counted}
 
 
 def save_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data: str, trained_rows: int) -> None:
@@ -65,8 +72,7 @@ def save_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data
         save_file(state.tensors(), temporary, metadata={"training": json.dumps(about)})
     for old in sorted(folder.glob("step-*.safetensors"))[:-GENERATIONS]:
         old.unlink()
-    for left in folder.glob(".step-*.tmp"):  # of a run killed while it wrote
-        left.unlink()
+    remove_temporaries(folder)
 
 
 def load_checkpoint(folder: Path, state: TrainingState, config: KSAEConfig, data: str, trained_rows: int) -> bool:
@@ -144,8 +150,11 @@ def _crc32(tensor: Tensor) -> int:
 
 
 def _same_run(path: Path, saved: dict[str, Any], config: KSAEConfig) -> None:
-    mine = config.numbers()
-    other = [name for name in mine if name not in FREE and saved.get(name) != mine[name]]
+    mine, saved = config.numbers(), new_names(KSAEConfig.__renamed__, saved, lambda *_: None)
+    # Settings that a checkpoint of an earlier version lacks had the paper's values.
+    saved = KSAEConfig(compat=saved.get("compat", "paper")).numbers() | saved
+    fixed = FREE - {"steps"} if config.lr_decay else FREE
+    other = [name for name in mine if name not in fixed and saved.get(name) != mine[name]]
     if other:
         name = other[0]
         raise ValueError(

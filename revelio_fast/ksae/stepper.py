@@ -63,10 +63,10 @@ class Stepper:
         self._graphs: dict[torch.Size, tuple[Any, Tensor, StepReport]] = {}
         self._seen: dict[torch.Size, int] = {}
         if device.type == "cpu" and config.engine == "fused":
-            state.use_settled()
+            state.use_skip_mask()
         if self._capture:
             numbers = range(1, config.steps + 1)
-            table = [adam_scalars(number, config.lr_at(number)) for number in numbers]
+            table = [adam_scalars(number, config.lr_at(number), *config.betas) for number in numbers]
             self._table = torch.tensor(table, dtype=torch.float32, device=device)
             self._place = torch.full((1,), state.step, dtype=torch.int64, device=device)
 

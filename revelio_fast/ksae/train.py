@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from revelio_fast.atomic import atomic_write_bytes, atomic_write_json
-from revelio_fast.ksae.batches import TrainingRows, training_device
+from revelio_fast.atomic import atomic_write_json
+from revelio_fast.csv_text import write_csv
+from revelio_fast.ksae.batches import FEWEST_HELD_OUT, TrainingRows, training_device
 from revelio_fast.ksae.config import KSAEConfig
 from revelio_fast.ksae.evaluation import held_out_fvu, official_statistics
+from revelio_fast.ksae.initialisation import new_sae
 from revelio_fast.ksae.model import KSparseAutoencoder
 from revelio_fast.ksae.row_sources import StoreLike, given_validation
 from revelio_fast.ksae.state import TrainingState, load_checkpoint, save_checkpoint
 from revelio_fast.ksae.stepper import Stepper
+from revelio_fast.progress import tqdm
 
 
 @dataclass
@@ -34,20 +34,23 @@ class KSAEResult:
     sae : KSparseAutoencoder
     history : dict of str to list of float
         Columns ``step, lr, fvu, l0, dead, aux_loss, holdout_fvu`` (NaN where not measured), one entry per logged step;
-        ``official_l0``, ``official_dead`` and ``official_explained_variance`` with official semantics. `fvu` is that of
-        the batch before its update.
+        ``official_l0``, ``official_dead`` and ``official_explained_variance`` with ``compat="authors"``. `fvu` is that
+        of the batch before its update.
     metrics : dict of str to float
         Final ``fvu`` (mean of the last 10 logged), ``holdout_fvu``, ``l0``, ``dead``, ``steps``, ``rows_seen``, and
         ``seconds`` of this call (not written to disk, so that equal runs leave equal files).
     timing : dict of str to list of float
         Seconds of each step of this call: ``wait`` for its rows, ``step`` with that wait, without evaluations and
         checkpoints. On a GPU: until the work is handed over.
+    notes : dict of str to str
+        Why a metric was left out (NaN here, null in ``metrics.json``), by its name.
     """
 
     sae: KSparseAutoencoder
     history: dict[str, list[float]]
     metrics: dict[str, float]
     timing: dict[str, list[float]]
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def train_ksae(
@@ -92,20 +95,27 @@ def train_ksae(
         If a shard cannot be read, names the file.
     """
     config, started = config or KSAEConfig(), time.perf_counter()
-    official = config.semantics == "official"
-    holdout = 0.0 if validation is not None else config.holdout
+    official = config.compat == "authors"
+    val_fraction = 0.0 if validation is not None else config.val_fraction or 0.0
     rows = TrainingRows(
-        data, config.batch_size, config.seed, holdout, keep_short=official, where=config.data, progress=progress
+        data, config.batch_size, config.seed, val_fraction, keep_short=official, where=config.data, progress=progress
     )
-    held_out = rows.held_out
+    config = config.for_width(rows.features.d)
+    held_out, why_none = rows.held_out, rows.why_none
     if validation is not None:
         held_out = given_validation(validation, rows.features.d, config.data, progress=progress)
-    state = _initial_state(rows, config, training_device(data, device))
+        if held_out.count < FEWEST_HELD_OUT:
+            why_none = f"a held-out FVU needs at least {FEWEST_HELD_OUT} rows, and validation has {held_out.count}"
+            held_out = None
+    _refuse_single_rows(rows)
+    state = TrainingState(new_sae(rows, config).to(training_device(data, device)))
+    if official:
+        state.count_official_activity()
     folder, fingerprint = Path(out_dir) if out_dir is not None else None, rows.fingerprint()
     rows.place(state.rows.W_enc.device)
     if folder is not None:
         load_checkpoint(folder / "checkpoint", state, config, fingerprint, rows.count)
-    dead_after = config.dead_after or min(10_000_000, max(10 * rows.batch_size, 2 * rows.count))
+    dead_after = config.dead_rows(rows.batch_size, rows.count)
     if state.rows.W_enc.device.type == "cuda" and config.engine == "fused":
         state.use_shadow()
     take_step = Stepper(state, config, dead_after)
@@ -121,7 +131,7 @@ def train_ksae(
             number = state.step + 1
             last = number == config.steps
             logged = last or number == 1 or number % config.log_every == 0
-            dense = official_statistics(state.sae, x) if official and logged else {}
+            dense = official_statistics(state, x, config.batch_size) if official and logged else {}
             result = take_step(x)
             timing["wait"].append(given - asked)
             timing["step"].append(time.perf_counter() - asked)
@@ -152,26 +162,23 @@ def train_ksae(
                 _write_history(folder, state)
             bar.update()
     metrics = _metrics(state, rows)
+    if held_out is not None and math.isnan(metrics["holdout_fvu"]):
+        why_none = "the held-out rows are all equal: there is no variance to explain"
+    notes = {} if why_none is None else {"holdout_fvu": why_none}
     if folder is not None:
         _write_history(folder, state)
-        _write(folder, state, metrics, config)
+        _write(folder, state, metrics, config, notes)
     history = {name: [entry[name] for entry in state.history] for name in state.history[0]}
-    return KSAEResult(state.sae, history, metrics | {"seconds": time.perf_counter() - started}, timing)
+    return KSAEResult(state.sae, history, metrics | {"seconds": time.perf_counter() - started}, timing, notes)
 
 
-def _initial_state(rows: TrainingRows, config: KSAEConfig, device: torch.device) -> TrainingState:
-    """Seeded weights, and b_pre as the mean of the data (authors: of the first batch)."""
-    d = rows.features.d
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        sae = KSparseAutoencoder(d, k=config.k, n_latents=config.latents(d), relu=config.relu)
-        if config.semantics == "official":
-            sae.initialise_as_authors()
-    # The batch that gives the authors' b_dec is taken from their loader: training begins with the next one.
-    mean = rows.batch(0).mean(0) if config.semantics == "official" else rows.mean
-    sae.to(device)
-    sae.b_pre.data.copy_(mean)
-    return TrainingState(sae)
+def _refuse_single_rows(rows: TrainingRows) -> None:
+    smallest = min(rows.rows_of(step) for step in (0, rows.batches_per_epoch - 1))
+    if smallest < 2:
+        raise ValueError(
+            f"a batch of one row has no variance to explain: {rows.count} training rows in batches of "
+            f"{rows.batch_size} leave one; change batch_size, which must be at least 2, or give more rows"
+        )
 
 
 def _refuse_divergence(state: TrainingState, loss: float, config: KSAEConfig, *, weights_too: bool) -> None:
@@ -204,15 +211,13 @@ def _metrics(state: TrainingState, rows: TrainingRows) -> dict[str, float]:
     }
 
 
-def _write(folder: Path, state: TrainingState, metrics: dict[str, float], config: KSAEConfig) -> None:
+def _write(
+    folder: Path, state: TrainingState, metrics: dict[str, float], config: KSAEConfig, notes: dict[str, str]
+) -> None:
     state.sae.save_pretrained(folder / "model")
     known = {name: None if value != value else value for name, value in metrics.items()}  # NaN is not JSON
-    atomic_write_json(folder / "metrics.json", {"metrics": known, "config": config.numbers()})
+    atomic_write_json(folder / "metrics.json", {"metrics": known, "notes": notes, "config": config.numbers()})
 
 
 def _write_history(folder: Path, state: TrainingState) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(state.history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(state.history)
-    atomic_write_bytes(folder / "history.csv", text.getvalue().encode())
+    write_csv(folder / "history.csv", list(state.history[0]), [list(entry.values()) for entry in state.history])

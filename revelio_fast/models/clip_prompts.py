@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from revelio_fast.atomic import atomic_write_bytes
+from revelio_fast.csv_text import csv_text, read_csv
 from revelio_fast.data import PAPER_DATASETS, BrokenImageError, ImageItem, ImageSource, SourceError
 from revelio_fast.data.paper_datasets import PHOTO_TEMPLATES
 from revelio_fast.data.prefetch import decoded_groups
@@ -197,7 +196,7 @@ class _Clip:
         progress: bool,
     ) -> Iterator[list[Found]]:
         """Images that are not in `known`, their contents and predictions, batch by batch."""
-        from tqdm.auto import tqdm
+        from revelio_fast.progress import tqdm
 
         classes = self._classes(sentences)
         scale = self._network.logit_scale.exp()
@@ -250,7 +249,7 @@ def _cached(path: Path, source: ImageSource) -> dict[int, Prediction]:
     whole = b"".join(line for line in lines if line.endswith(b"\n"))
     if len(whole) < path.stat().st_size:
         atomic_write_bytes(path, whole)
-    known = {int(row["image_id"]): row for row in csv.DictReader(io.StringIO(whole.decode()))}
+    known = {int(row["image_id"]): row for row in read_csv(path)}
     return {
         item.image_id: Prediction(int(row["label"]), float(row["confidence"]))
         for item in source
@@ -267,11 +266,8 @@ def _unchanged(item: ImageItem, content: str) -> bool:
 
 def _append(path: Path, batch: Sequence[Found], names: Sequence[str], shown: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    if not path.is_file():
-        rows.writerow(COLUMNS)
+    rows: list[Sequence[Any]] = [] if path.is_file() else [COLUMNS]
     for item, content, (label, confidence) in batch:
-        rows.writerow([item.image_id, content.hex(), item.path, label, names[label], shown[label], confidence])
+        rows.append([item.image_id, content.hex(), item.path, label, names[label], shown[label], confidence])
     with path.open("ab") as file:
-        file.write(text.getvalue().encode())
+        file.write(csv_text(rows).encode())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from revelio_fast import seeds
 from revelio_fast.models.families import OUTPUT, Conditioning, LayerCost, ModelFamily, read_config
 from revelio_fast.models.hooks import ActivationHooks, as_map
 from revelio_fast.models.latents import Pixels, VaeLatents, as_input, to_device
@@ -36,17 +37,18 @@ class Denoiser(ModelFamily):
     """
 
     layout: Layout
-    has_official = False
+    has_authors_form = False
     space: type[Pixels] = VaeLatents
     network: Any
 
     def __init__(self, spec: ModelSpec):
-        if spec.official and not self.has_official:
+        if spec.compat == "authors" and not self.has_authors_form:
             raise ModelError(
-                f"official=True reproduces what the authors' code does to DiT; {spec.model} is no DiT, and its "
+                f"compat='authors' reproduces what the authors' code does to DiT; {spec.model} is no DiT, and its "
                 "features are the same either way: leave it out."
             )
         self._spec = spec
+        self.device = spec.device
         self._config = read_config(spec.model, f"{self.layout.part}/config.json", spec.revision)
         self._space = self.space(spec)
         self._schedule = open_schedule(spec)
@@ -96,7 +98,7 @@ class Denoiser(ModelFamily):
         network = self._random_network() if spec.random_weights else self._trained_network()
         paths = {name: self._path(name) for name in spec.layers}
         self.layout.truncate(network, list(paths.values()))
-        self.network = to_device(network, spec.device, spec.dtype)
+        self.network = to_device(network, spec.device, spec.torch_dtype)
         self._taps = ActivationHooks(self.network, paths, self._fold)
         if spec.compile:
             self.network.compile(dynamic=False)
@@ -105,13 +107,13 @@ class Denoiser(ModelFamily):
         return library_class(self._config["_class_name"], self._spec, self.layout.part)
 
     def _trained_network(self) -> Any:
-        return load_part(self._config["_class_name"], self._spec, self.layout.part, torch_dtype=self._spec.dtype)
+        return load_part(self._config["_class_name"], self._spec, self.layout.part, torch_dtype=self._spec.torch_dtype)
 
     def _random_network(self) -> Any:
         """The same network with fresh weights (PyTorch's initialisation), the baseline of what training learned."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._spec.seed)
-            return nn.Module.to(self._class().from_config(self._config), self._spec.dtype)
+            torch.manual_seed(seeds.derive(self._spec.seed, "random weights"))
+            return nn.Module.to(self._class().from_config(self._config), self._spec.torch_dtype)
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self._space.encode(pixels)
@@ -125,7 +127,7 @@ class Denoiser(ModelFamily):
     def forward(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
         with nvtx_range(self.layout.part), torch.no_grad():
             self._taps.clear()
-            given = self._inputs(as_input(noisy, self._spec.device, self._spec.dtype), timesteps, conditioning)
+            given = self._inputs(as_input(noisy, self._spec.device, self._spec.torch_dtype), timesteps, conditioning)
             self.network(**given, return_dict=False)
             found = self._taps.outputs
             self._taps.clear()

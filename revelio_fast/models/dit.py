@@ -20,14 +20,14 @@ class DiT(Denoiser):
     Conditioning: ``{"class_labels": [P] int64}``. The prompt ``""`` is the null class (1000), with which DiT was
     trained to do without a label; others are the number or the name of an ImageNet class.
 
-    With ``official=True`` the features are those of the authors' code, for comparison with its results only: the
+    With ``compat="authors"`` the features are those of the authors' code, for comparison with its results only: the
     latents get no noise, though the network is told the timestep, and the tokens ``[B, h w, D]`` are *viewed* as
     ``[B, D, h, w]`` without a transpose, so that a channel holds values of one or two tokens. Pooled features
     depend on the order, too: each is the mean of such a channel.
     """
 
     layout = BLOCKS
-    has_official = True
+    has_authors_form = True
 
     def _patch(self) -> int:
         return int(self._config["patch_size"])
@@ -58,7 +58,7 @@ class DiT(Denoiser):
         )
 
     def add_noise(self, latents: Tensor, noise: Tensor, timestep: int | Tensor) -> Tensor:
-        return latents if self._spec.official else super().add_noise(latents, noise, timestep)
+        return latents if self._spec.compat == "authors" else super().add_noise(latents, noise, timestep)
 
     def _inputs(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         return {"hidden_states": noisy, "timestep": timesteps, "class_labels": conditioning["class_labels"]}
@@ -68,6 +68,6 @@ class DiT(Denoiser):
 
     def _fold(self, name: str, output: Any) -> Tensor | None:
         folded = super()._fold(name, output)
-        if folded is None or name == OUTPUT or not self._spec.official:
+        if folded is None or name == OUTPUT or self._spec.compat == "paper":
             return folded
         return folded.flatten(2).transpose(1, 2).reshape(folded.shape)

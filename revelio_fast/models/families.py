@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from revelio_fast.models.spec import ModelError, ModelSpec
+from revelio_fast.data.hub_id import is_hub_id
+from revelio_fast.models.spec import MINI_SD, ModelConfig, ModelError, ModelSpec, model_location
 
 _HERE = "revelio_fast.models"
 FAMILIES: dict[str, str] = {
@@ -82,6 +83,7 @@ class ModelFamily(ABC):
         or, of a rectified flow, ``"flow"``. `target` gives the value it was trained towards.
     alphas_cumprod : Tensor
         ``[num_timesteps]`` float32: the signal's share of the noised latents' variance at each timestep.
+    device : torch.device
     """
 
     num_timesteps: int
@@ -89,6 +91,7 @@ class ModelFamily(ABC):
     latent_shape: tuple[int, int, int]
     prediction: str
     alphas_cumprod: Tensor
+    device: torch.device
 
     @abstractmethod
     def __init__(self, spec: ModelSpec):
@@ -164,6 +167,26 @@ def find_family(model: str, revision: str | None = None) -> type[ModelFamily]:
     return getattr(importlib.import_module(module), name)
 
 
+def open_family(config: ModelConfig, device: torch.device | str | None = None) -> ModelFamily:
+    """The model that some settings name, checked by its configuration alone: no weights are read before `load`.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    device : optional
+        ``"cuda"`` if there is one, else ``"cpu"``.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or a setting does not fit it.
+    LayerError
+        If a layer does not exist.
+    """
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return find_family(config.model, config.revision)(config.part(ModelSpec, device=chosen))
+
+
 def read_config(model: str, file: str, revision: str | None = None) -> dict:
     """A JSON file of a model, from its folder or the Hub.
 
@@ -172,6 +195,7 @@ def read_config(model: str, file: str, revision: str | None = None) -> dict:
     ModelError
         If it is missing or no JSON.
     """
+    model = model_location(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
         path = folder / file
@@ -179,8 +203,10 @@ def read_config(model: str, file: str, revision: str | None = None) -> dict:
             raise ModelError(
                 f"{folder} has no {file}: give a folder in diffusers format, as `pipeline.save_pretrained` writes it."
             )
-    elif folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise ModelError(f"There is no model folder {model}. Give a local folder or a Hub id such as 'owner/name'.")
+    elif not is_hub_id(model):
+        raise ModelError(
+            f"There is no model folder {model}. Give a local folder, {MINI_SD!r}, or a Hub id such as 'owner/name'."
+        )
     else:
         path = _from_hub(model, file, revision)
     try:
@@ -208,9 +234,18 @@ def _from_hub(model: str, file: str, revision: str | None) -> Path:
     return folder / file
 
 
+def image_size_of(model: str | os.PathLike[str], image_size: int | None = None, revision: str | None = None) -> int:
+    """The side in pixels that a model is given: `image_size`, or its own, which its configuration says."""
+    return _described(model, image_size, revision).image_size
+
+
 def layer_table(
     model: str | os.PathLike[str], image_size: int | None = None, revision: str | None = None
 ) -> list[LayerCost]:
     """The layers of a model with shapes and costs, from its configuration alone: no weights are read."""
-    spec = ModelSpec(os.fspath(model), (), image_size, torch.float32, torch.device("cpu"), 0, False, revision)
-    return find_family(spec.model, revision)(spec).layer_table()
+    return _described(model, image_size, revision).layer_table()
+
+
+def _described(model: str | os.PathLike[str], image_size: int | None, revision: str | None) -> ModelFamily:
+    """A model of which no weights are read."""
+    return open_family(ModelConfig(os.fspath(model), revision, layers=(), image_size=image_size), "cpu")

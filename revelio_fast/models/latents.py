@@ -53,8 +53,8 @@ class VaeLatents(Pixels):
         self.factor = 2 ** (len(config["block_out_channels"]) - 1)
         self.channels = int(config["latent_channels"])
         # A VAE that says so (SDXL's) overflows in float16; bfloat16 has float32's range.
-        full = config.get("force_upcast") and spec.dtype == torch.float16
-        self._dtype = torch.float32 if full else spec.dtype
+        full = config.get("force_upcast") and spec.torch_dtype == torch.float16
+        self._dtype = torch.float32 if full else spec.torch_dtype
         self._vae: Any = None
 
     def load(self) -> None:

@@ -48,7 +48,7 @@ def load_part(class_name: str, spec: ModelSpec, subfolder: str, **options: Any) 
             options["dtype"] = options.pop("torch_dtype")
     try:
         with quiet_loading():
-            part = kind.from_pretrained(spec.model, subfolder=subfolder, revision=spec.revision, **options)
+            part = kind.from_pretrained(spec.location, subfolder=subfolder, revision=spec.revision, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(
             f"The {subfolder} of {spec.model} cannot be loaded ({type(error).__name__}: {error}). Weights must be "
@@ -73,7 +73,7 @@ def text_pipeline(spec: ModelSpec) -> Any:
             if value[0] and name.startswith("tokenizer"):
                 parts[name] = load_part(value[1], spec, name)
             elif value[0] and name.startswith("text_encoder"):
-                parts[name] = load_part(value[1], spec, name, torch_dtype=spec.dtype).to(spec.device)
+                parts[name] = load_part(value[1], spec, name, torch_dtype=spec.torch_dtype).to(spec.device)
     return library_class(index["_class_name"], spec, "pipeline")(**parts)
 
 

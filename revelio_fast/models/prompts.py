@@ -6,6 +6,7 @@ import csv
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from revelio_fast.data import ImageSource, SourceError
 from revelio_fast.data.identity import normal_name
 from revelio_fast.models.clip_prompts import ZeroShot, default_templates, in_sentence, readable, zero_shot
 from revelio_fast.models.spec import ModelError
+from revelio_fast.settings import Settings, option
 
 KEY_COLUMNS = ("name", "image_id")
 FILE_COLUMNS = ("file", "path", "file_name", "image")
@@ -247,37 +249,68 @@ def as_prompts(prompt: str | Prompts) -> Prompts:
     return Fixed(prompt)
 
 
-def choose_prompts(
-    text: str = "",
-    *,
-    column: str | None = None,
-    file: str | os.PathLike[str] | None = None,
-    from_clip: str | os.PathLike[str] | None = None,
-    template: str | None = None,
-    clip_templates: Sequence[str] | None = None,
-    clip_revision: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-) -> Prompts:
-    """The prompts that a command or a configuration asks for; `template` without `from_clip` is a `ClassTemplate`.
+@dataclass(frozen=True)
+class PromptConfig(Settings):
+    """Where prompts come from, if not one text for all; for pooled features and Diff-C's maps alike.
 
-    Raises
-    ------
-    SourceError
-        If more than one kind is asked for.
+    Parameters
+    ----------
+    column : str, optional
+        Column of the source that holds prompts, e.g. captions.
+    file : str, optional
+        CSV file with columns 'prompt' and 'image_id' or 'file'.
+    from_clip : str, optional
+        CLIP model, a folder or a Hub id: a sentence around the class that it predicts zero-shot.
+    template : str, optional
+        Sentence with {} for the class that CLIP predicts; without a CLIP model for the TRUE class: an oracle, the
+        features know the label.
+    clip_templates : sequence of str, optional
+        Sentences that ask CLIP, {} for the class, separated by |; the data set's by default.
+    clip_revision : str, optional
+        Branch, tag or commit of the CLIP model.
     """
-    kinds = {
-        "a text": text or None,
-        "a column": column,
-        "a file": file,
-        "a template or CLIP": from_clip if from_clip is not None else template,
-    }
-    asked = [name for name, value in kinds.items() if value is not None]
-    if len(asked) > 1:
-        raise SourceError(f"Prompts come from one place only, but {' and '.join(asked)} were given: choose one.")
-    if column is not None:
-        return Column(column)
-    if file is not None:
-        return File(file)
-    if from_clip is not None:
-        return FromClip(from_clip, clip_templates, template, revision=clip_revision, cache_dir=cache_dir)
-    return Fixed(text) if template is None else ClassTemplate(template)
+
+    column: str | None = None
+    file: str | None = None
+    from_clip: str | None = None
+    template: str | None = None
+    clip_templates: tuple[str, ...] | None = option(None, separator="|")
+    clip_revision: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.prompts()
+
+    def prompts(self, text: str = "", cache_dir: str | os.PathLike[str] | None = None) -> Prompts:
+        """The prompts that are asked for; `template` without `from_clip` is a `ClassTemplate`.
+
+        Parameters
+        ----------
+        text : str
+            One for all images.
+        cache_dir : path, optional
+            Where CLIP's predictions are kept.
+
+        Raises
+        ------
+        SourceError
+            If more than one kind is asked for.
+        """
+        kinds = {
+            "a text": text or None,
+            "a column": self.column,
+            "a file": self.file,
+            "a template or CLIP": self.from_clip if self.from_clip is not None else self.template,
+        }
+        asked = [name for name, value in kinds.items() if value is not None]
+        if len(asked) > 1:
+            raise SourceError(f"Prompts come from one place only, but {' and '.join(asked)} were given: choose one.")
+        if self.column is not None:
+            return Column(self.column)
+        if self.file is not None:
+            return File(self.file)
+        if self.from_clip is not None:
+            return FromClip(
+                self.from_clip, self.clip_templates, self.template, revision=self.clip_revision, cache_dir=cache_dir
+            )
+        return Fixed(text) if self.template is None else ClassTemplate(self.template)

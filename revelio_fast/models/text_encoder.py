@@ -54,7 +54,7 @@ class TextEncoder:
             tokenizer, encoder = self._parts
             self._loaded = (
                 load_part(index[tokenizer][1], spec, tokenizer),
-                load_part(index[encoder][1], spec, encoder, torch_dtype=spec.dtype).to(spec.device),
+                load_part(index[encoder][1], spec, encoder, torch_dtype=spec.torch_dtype).to(spec.device),
             )
         return self._loaded
 

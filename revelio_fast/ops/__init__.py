@@ -1,6 +1,7 @@
 """The kernels' public functions: the only code that knows which backend runs them."""
 
-from revelio_fast.ops.adam_unit_norm_step import AdamRows, adam_scalars, adam_unit_norm_step_
+from revelio_fast.ops.adam_unit_norm_step import AdamRows, adam_unit_norm_step_
+from revelio_fast.ops.adam_unit_norm_step.reference import adam_scalars
 from revelio_fast.ops.codes import Code, InverseCode
 from revelio_fast.ops.dispatch import BackendError, backends, use_backend
 from revelio_fast.ops.invert_code import invert_code

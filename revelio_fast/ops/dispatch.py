@@ -1,35 +1,34 @@
-"""Which code runs an op: one table, one rule, and the reasons when a backend cannot run here.
+"""Which code runs an op: torch.library chooses by device, `use_backend` and ``REVELIO_BACKEND`` by name.
 
-An implementation of op ``o`` by backend ``b`` is the function ``o`` in ``revelio_fast/ops/<b>/<o>.py`` (backend
-"torch" lives in ``ops/reference``). Chosen automatically, a backend that fails is dropped with one warning and the next
-one takes over; asked for with `use_backend` or ``REVELIO_BACKEND``, it raises.
+`custom_op` makes every op. Its default kernel is the specification in plain PyTorch (backend "torch",
+``revelio_fast/ops/<op>/reference.py``), whose signature is the op's. For CPU and CUDA tensors a kernel is registered
+that runs the backend named for them, the function of the same name in ``revelio_fast/ops/<op>/<backend>.py``.
+
+Chosen by device, a backend that fails is replaced by the specification: once, with one warning, and for the rest of the
+process. Errors that another backend would raise as well are raised (a ValueError, memory that ran out), and so is every
+error of an op that works in place, which may have changed its arguments already. A backend chosen by name raises.
 """
 
-import contextlib
-import contextvars
+import functools
 import importlib
+import inspect
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.library import CustomOpDef
+
+from revelio_fast.ops.triton_runtime import INTERPRETED
 
 BACKENDS = ("torch", "cpu", "triton", "cuda")
 
-# op -> device type -> backends in order of preference
-TABLE: dict[str, dict[str, tuple[str, ...]]] = {
-    "topk_encode": {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")},
-    "sparse_decode": {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")},
-    "sparse_residual": {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")},
-    "invert_code": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
-    "sparse_backward": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
-    "decode_backward": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
-    "encode_backward": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
-    "adam_unit_norm_step_": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
-    "top_activations_update_": {"cpu": ("cpu", "torch"), "cuda": ("cuda", "torch")},
-}
-
-# the two halves of sparse_backward, used by autograd, live beside it
-MODULE = {"decode_backward": "sparse_backward", "encode_backward": "sparse_backward"}
+# The device types whose tensors a backend takes; "torch" takes any.
+DEVICES = {"cpu": {"cpu"}, "triton": {"cuda", "cpu"} if INTERPRETED else {"cuda"}, "cuda": {"cuda"}}
 
 
 class BackendError(RuntimeError):
@@ -45,121 +44,200 @@ class BackendStatus(NamedTuple):
     reason: str
 
 
-# GPU backends that take CPU tensors in this process: "triton" in its interpreter, "cuda" on the tests' host shim
-on_host: set[str] = {"triton"} if os.environ.get("TRITON_INTERPRET") == "1" else set()
+@dataclass(frozen=True, eq=False)
+class Op:
+    """An op and where its code is.
 
-_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("revelio_backend", default=None)
-_dropped: dict[tuple[str, str], str] = {}
+    Attributes
+    ----------
+    name : str
+        That of the op and of each of its functions.
+    package : str
+        ``revelio_fast.ops.<op>``; the modules in it are named after the backends.
+    arguments : tuple of str
+        Their names, in order.
+    preferred : dict
+        Device type -> the backend that runs tensors there. Tensors of any other device go to "torch".
+    in_place : bool
+        Whether it changes its arguments.
+    internal : bool
+        Autograd calls it and nobody else: a backend chosen by name that lacks it leaves it to the choice by device.
+    """
+
+    name: str
+    package: str
+    arguments: tuple[str, ...]
+    preferred: dict[str, str]
+    in_place: bool
+    internal: bool
 
 
-@contextlib.contextmanager
-def use_backend(name: str) -> Iterator[None]:
-    """Run every op of the block by one backend, or raise `BackendError` where it cannot.
+OPS: dict[str, Op] = {}
+
+_chosen: str | None = None
+_failed: dict[tuple[str, str], str] = {}
+
+
+def custom_op(
+    reference: Callable[..., Any], *, cuda: str, mutates_args: Sequence[str] = (), internal: bool = False
+) -> CustomOpDef:
+    """Make ``revelio_fast::<name>`` of the specification of that name.
 
     Parameters
     ----------
-    name : {"torch", "cpu", "triton", "cuda"}
-        "torch" is the reference and runs on any device.
+    reference : callable
+        Its annotated signature, without defaults, is the op's; the first argument is a tensor.
+    cuda : {"triton", "cuda"}
+        The backend for CUDA tensors; that for CPU tensors is "cpu".
+    mutates_args : sequence of str
+        Arguments that are changed in place.
+    internal : bool
+        See `Op`.
+    """
+    package, name = reference.__module__.rpartition(".")[0], reference.__name__
+    arguments = tuple(inspect.signature(reference).parameters)
+    OPS[name] = op = Op(name, package, arguments, {"cpu": "cpu", "cuda": cuda}, bool(mutates_args), internal)
+
+    @functools.wraps(reference)
+    def on_any_device(*given: Any) -> Any:
+        return _on_device(op, given[0].device.type, *given)
+
+    made = torch.library.custom_op(f"revelio_fast::{name}", on_any_device, mutates_args=mutates_args)
+    for device in op.preferred:
+        made.register_kernel(device, functools.partial(_on_device, op, device))
+    return made
+
+
+class use_backend:
+    """Run every op by one backend, from the call on; as a context manager, until the block ends.
+
+    It holds for the whole process, autograd's threads included, and comes before ``REVELIO_BACKEND``. An op that the
+    backend cannot run raises `BackendError`.
+
+    Parameters
+    ----------
+    name : {"auto", "torch", "cpu", "triton", "cuda"}
+        "torch" is the specification and runs on any device; "auto" goes back to the choice by device.
 
     Raises
     ------
     ValueError
         For any other name.
+
+    Examples
+    --------
+    >>> use_backend("torch")  # from here on
+    >>> with use_backend("cpu"):
+    ...     code = topk_encode(x, W_enc, b_enc, b_pre, k=32)
     """
-    token = _chosen.set(_known(name, "use_backend"))
-    try:
-        yield
-    finally:
-        _chosen.reset(token)
+
+    def __init__(self, name: str) -> None:
+        global _chosen
+        self._before = _chosen
+        _chosen = _known(name, "use_backend")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        global _chosen
+        _chosen = self._before
 
 
 def backends() -> list[BackendStatus]:
     """Every implementation in order of preference, with the reason when it cannot run on this machine."""
     return [
-        BackendStatus(op, device, backend, _dropped.get((op, backend)) or _load(op, backend)[1])
-        for op, by_device in TABLE.items()
-        for device, names in by_device.items()
-        for backend in names
+        BackendStatus(op.name, device, backend, _reason(op, backend))
+        for op in OPS.values()
+        for device, preferred in op.preferred.items()
+        for backend in (preferred, "torch")
     ]
 
 
-def chosen(op: str, device: str) -> str:
-    """The backend that `op` would run by for tensors on `device`, if it does not fail."""
-    asked = _chosen.get() or _from_environment()
-    return asked or next((backend for backend, _ in _able(op, device)), "torch")
+def chosen(name: str, device: str) -> str:
+    """The backend that the op `name` would run by for tensors of a device type, if it does not fail."""
+    op = OPS[name]
+    preferred = op.preferred.get(device, "torch")
+    return _asked(op) or ("torch" if _reason(op, preferred) else preferred)
 
 
-def call(op: str, device: str, *arguments: Any) -> Any:
-    """Run `op` for tensors on `device` (a torch device type) with the chosen or best backend."""
-    asked = _chosen.get() or _from_environment()
-    if asked and op in MODULE and not any(asked in names for names in TABLE[op].values()):
-        # nobody names a half: it is autograd's, of an op whose forward pass the chosen backend has run
-        asked = None
-    if asked:
-        function, reason = _load(op, asked)
-        if asked not in TABLE[op].get(device, ("torch",)) and not (
-            asked in on_host and device == "cpu" and asked in TABLE[op]["cuda"]
-        ):
+def reset() -> None:
+    """Forget which backends can run and which have failed, as in a new process; for tests."""
+    _probe.cache_clear()
+    _failed.clear()
+
+
+def _on_device(op: Op, device: str, *given: Any) -> Any:
+    if backend := _asked(op):
+        reason = _probe(op, backend)[1]
+        if backend != "torch" and device not in DEVICES[backend]:
             reason = f"it does not run on {device} tensors"
-        if function is None or reason:
-            raise BackendError(f"backend {asked!r} cannot run {op}: {reason}. `revelio-fast doctor` lists what can.")
-        return function(*arguments)
-    for backend, function in _able(op, device):
+        if reason:
+            raise BackendError(
+                f"backend {backend!r} cannot run {op.name}: {reason}. `revelio-fast doctor` lists what can."
+            )
+        return _call(op, backend, given)
+    backend = op.preferred.get(device, "torch")
+    if backend != "torch" and not _reason(op, backend):
         try:
-            return function(*arguments)
-        except BackendError as error:
-            _drop(op, backend, error)
-        except RuntimeError as error:
-            # An in-place op may have changed its arguments already: running it again would apply the step twice.
-            if op.endswith("_") or backend == "torch":
+            return _call(op, backend, given)
+        except Exception as error:
+            if op.in_place or isinstance(error, ValueError) or _out_of_memory(error):
                 raise
-            _drop(op, backend, error)
-    raise BackendError(f"no backend can run {op} on {device} tensors. `revelio-fast doctor` says why.")
+            _failed[op.name, backend] = f"failed in this process: {error}"
+            warnings.warn(
+                f"backend {backend!r} failed to run {op.name} ({type(error).__name__}: {error}); PyTorch runs it from "
+                f"now on. use_backend({backend!r}) shows the error with its traceback.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return _call(op, "torch", given)
 
 
-def _able(op: str, device: str) -> Iterator[tuple[str, Any]]:
-    """Backends that can run `op`, in order of preference, with their functions."""
-    for backend in TABLE[op].get(device, ("torch",)):
-        if (op, backend) not in _dropped:
-            function, reason = _load(op, backend)
-            if function is not None and not reason:
-                yield backend, function
+def _call(op: Op, backend: str, given: tuple[Any, ...]) -> Any:
+    """The result of an implementation. Ours read tensors by address: they are given dense ones, by name."""
+    function = getattr(_probe(op, backend)[0], op.name)
+    if backend == "torch":
+        return function(*given)
+    dense = (value.contiguous() if isinstance(value, Tensor) else value for value in given)
+    return function(**dict(zip(op.arguments, dense, strict=True)))
 
 
-def _load(op: str, backend: str) -> tuple[Any, str]:
-    folder, name = "reference" if backend == "torch" else backend, MODULE.get(op, op.rstrip("_"))
+def _reason(op: Op, backend: str) -> str:
+    """Why a backend is not chosen by device; empty where it is."""
+    return _failed.get((op.name, backend)) or _probe(op, backend)[1]
+
+
+@functools.cache
+def _probe(op: Op, backend: str) -> tuple[ModuleType | None, str]:
+    """The module of an implementation, and why it cannot run here (empty: it can). Looked at once per process."""
     try:
-        module = importlib.import_module(f"revelio_fast.ops.{folder}.{name}")
+        module = importlib.import_module(f"{op.package}.{'reference' if backend == 'torch' else backend}")
+        runtime = importlib.import_module(f"revelio_fast.ops.{backend}_runtime") if backend != "torch" else None
     except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if missing.startswith("revelio_fast.ops."):
+        if (error.name or "").startswith("revelio_fast.ops."):
             return None, f"not implemented by {backend!r}"
-        return None, f"needs the module {missing}, which is not installed or not built"
+        return None, f"needs the module {error.name}, which is not installed or not built"
     except (ImportError, OSError) as error:
         return None, str(error)
-    unavailable = getattr(module, "unavailable", None)
-    function = getattr(module, op, None)
-    if function is None:
-        return None, f"not implemented by {backend!r}"
-    return function, (unavailable() or "") if unavailable else ""
+    return module, runtime.unavailable() if runtime else ""
 
 
-def _drop(op: str, backend: str, error: Exception) -> None:
-    _dropped[op, backend] = f"failed in this process: {error}"
-    warnings.warn(
-        f"backend {backend!r} failed to run {op} ({error}); using the next one. "
-        f"Force it with use_backend({backend!r}) to see the error.",
-        RuntimeWarning,
-        stacklevel=4,
-    )
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: std::bad_alloc comes as MemoryError, torch's CPU allocator raises a RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def _from_environment() -> str | None:
-    name = os.environ.get("REVELIO_BACKEND", "")
-    return _known(name, "REVELIO_BACKEND") if name and name != "auto" else None
+def _asked(op: Op) -> str | None:
+    """The backend that was chosen by name, if any."""
+    name = _chosen or _known(os.environ.get("REVELIO_BACKEND") or "auto", "REVELIO_BACKEND")
+    if name == "auto" or (op.internal and name != "torch" and name not in op.preferred.values()):
+        return None
+    return name
 
 
 def _known(name: str, where: str) -> str:
-    if name not in BACKENDS:
-        raise ValueError(f"{where} must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
+    allowed = ("auto", *BACKENDS)
+    if name not in allowed:
+        raise ValueError(f"{where} must be one of {', '.join(map(repr, allowed))}, got {name!r}")
     return name

@@ -37,8 +37,10 @@ class EncoderShadow(NamedTuple):
         return shadow
 
 
-def refresh_(W_enc: Tensor, weights: Tensor, norms: Tensor, residuals: Tensor) -> None:
-    """Make the tensors of a shadow those of `W_enc`, in place."""
+def refresh_(W_enc: Tensor, weights: Tensor | None, norms: Tensor | None, residuals: Tensor | None) -> None:
+    """Make the tensors of a shadow those of `W_enc`, in place; without a shadow, nothing."""
+    if weights is None or norms is None or residuals is None:
+        return
     weights.copy_(W_enc)
     torch.linalg.vector_norm(W_enc, dim=1, out=norms)
     torch.linalg.vector_norm(W_enc - weights, dim=1, out=residuals)

@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 
-from revelio_fast.config import PromptSection, RunConfig, SourceSection
-from revelio_fast.config.sections import MINI_SD
-from revelio_fast.data import ImageSource, open_source
+from revelio_fast import seeds
+from revelio_fast.config import RunConfig, SourceSection
+from revelio_fast.data import ImageSource
 from revelio_fast.data.paper_datasets import local_copy, paper_name
+from revelio_fast.models import MINI_SD
+from revelio_fast.models.prompts import PromptConfig
+from revelio_fast.models.spec import model_location
 
 WHOLE_FILE_BYTES = 64 << 20
 
@@ -42,21 +45,12 @@ class Images:
         return [known[label] if label < len(known) else str(label) for label in range(max(largest + 1, len(known)))]
 
 
-def model_path(model: str) -> str:
-    """The folder of the embedded model for ``"mini-sd"``, any other name as it is."""
-    if model != MINI_SD:
-        return model
-    from revelio_fast.assets import mini_sd_path
-
-    return str(mini_sd_path())
-
-
 def model_key(model: str, revision: str | None) -> dict[str, Any]:
     """What identifies a model's weights: names, sizes and contents of a folder's files; of a Hub id, its revision.
 
     Of files over 64 MiB only the size, the first and the last MiB are read.
     """
-    folder = Path(model_path(model)).expanduser()
+    folder = Path(model_location(model)).expanduser()
     if not folder.is_dir():
         return {"model": model, "revision": revision}
     digest = hashlib.sha256()
@@ -69,9 +63,9 @@ def model_key(model: str, revision: str | None) -> dict[str, Any]:
 def prompts_key(config: RunConfig) -> Any:
     """What identifies the prompts: the text that all share, or the section and the contents of what it names."""
     section = config.prompts
-    if section == PromptSection():
+    if section == PromptConfig():
         return config.prompt
-    named: dict[str, Any] = section.model_dump(exclude_none=True)
+    named = {name: value for name, value in section.as_json().items() if value is not None}
     if section.file is not None:
         named["file"] = hashlib.sha256(Path(section.file).expanduser().read_bytes()).hexdigest()
     if section.from_clip is not None:
@@ -88,12 +82,11 @@ def open_images(config: RunConfig) -> Images:
         If a source cannot be opened.
     """
     section = config.source
-    columns = {"image_column": section.image_column, "label_column": section.label_column, "root": section.root}
-    train = open_source(section.spec, split=section.split, limit=section.limit, **columns)
+    train = section.open(section.spec)
     notes: list[str] = []
     test: ImageSource | None = None
     if section.test_split is not None:
-        test = open_source(section.spec, split=section.test_split, limit=section.test_limit, **columns)
+        test = section.open_test()
     elif any(label >= 0 for label in train.labels.values()):
         whole = len(train)
         train, test = hold_out(train, section.test_share, config.seed)
@@ -124,7 +117,7 @@ def hold_out_positions(labels: Sequence[int], share: float, seed: int) -> tuple[
     by_label: dict[int, list[int]] = {}
     for position, label in enumerate(labels):
         by_label.setdefault(label, []).append(position)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeds.generator(seed, "hold-out")
     held: set[int] = set()
     for label, positions in sorted(by_label.items()):
         if label >= 0 and len(positions) > 1:

@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-COLUMNS = ("features", "sigma_label", "(chance)", "same label", "(chance)", "probe", "Diff-C")
+from revelio_fast.report import ClassifierResult, FeatureResult, RunSummary
+from revelio_fast.report.records import DIFFC, Spread, accuracy_of, by_place, purity_of
+
+COLUMNS = ("features", "majority share", "(chance)", "sigma_label", "(chance)", "probe", "Diff-C")
 
 
-def main_table(summary: Path) -> str:
-    """Lay out ``report/summary.json``: a row for each layer and timestep, then the baselines.
+def main_table(summary: RunSummary) -> str:
+    """A row for each layer and timestep, then the baselines; means and deviations over seeds where there are several.
 
-    sigma_label: lower is purer. "same label": mean share of the commonest label among a latent's top images.
+    Majority share: mean share of the commonest label among a latent's top images, higher is purer. sigma_label: lower
+    is purer.
     """
-    values = json.loads(summary.read_text(encoding="utf-8"))
-    diffc = {
-        (run["baseline"], run["layer"], run["timestep"]): run["accuracy"]
-        for run in values["diffc"]
-        if run["head"] == "Diff-C"
-    }
-    rows = []
-    for item in values["layers"]:
-        accuracy = diffc.get((None, item["layer"], item["timestep"]))
-        rows.append(_row(f"{item['layer']} t={item['timestep']}", item, accuracy))
-    for item in values["baselines"]:
-        place = (item["layer"], item["timestep"]) if item["layer"] else ("input", 0)
-        name = item["name"] + (f" {item['layer']} t={item['timestep']}" if item["layer"] else "")
-        rows.append(_row(name, item, diffc.get((item["name"], *place))))
+    diffc = {group[0].place: group for group in by_place(summary.classifiers) if group[0].head == DIFFC}
+    rows = [_row(group, diffc.get(group[0].place)) for group in by_place([*summary.layers, *summary.baselines])]
     lines = [COLUMNS, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
     text = []
     for name, *cells in lines:
         numbers = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         text.append("  ".join([name.ljust(widths[0]), *numbers]))
+    if summary.common_latents:
+        text.append(f"Purity of every row: of its {summary.common_latents} best-ranked latents.")
+    if len(summary.seeds) > 1:
+        text.append(f"Means and deviations over seeds {', '.join(map(str, summary.seeds))}.")
     return "\n".join(text)
 
 
-def _row(name: str, item: dict[str, Any], diffc: float | None) -> tuple[str, ...]:
-    purity, probe = item.get("purity"), item.get("probe")
-    cells = [name]
-    for measure in ("sigma_label", "majority_share"):
-        cells.append(f"{purity[measure]:.3f}" if purity else "-")
-        cells.append(f"{purity['chance'][measure]:.3f}" if purity else "-")
-    cells.append(f"{100 * probe['accuracy']:.1f} %" if probe else "-")
-    cells.append(f"{100 * diffc:.1f} %" if diffc is not None else "-")
+def _row(group: Sequence[FeatureResult], diffc: Sequence[ClassifierResult] | None) -> tuple[str, ...]:
+    cells = [group[0].title]
+    judged = all(each.compared_purity for each in group)
+    purity = group[0].compared_purity
+    for measure in ("majority_share", "sigma_label"):
+        cells.append(_cell(purity_of(group, measure)) if judged else "-")
+        cells.append(f"{purity.chance[measure]:.3f}" if judged and purity else "-")
+    probes = [each.probe for each in group if each.probe]
+    cells.append(_percent(accuracy_of(probes)) if probes else "-")
+    cells.append(_percent(accuracy_of(diffc)) if diffc else "-")
     return tuple(cells)
+
+
+def _cell(spread: Spread) -> str:
+    return f"{spread.mean:.3f}" + (f" ± {spread.deviation:.3f}" if spread.deviation is not None else "")
+
+
+def _percent(spread: Spread) -> str:
+    deviation = f" ± {100 * spread.deviation:.1f}" if spread.deviation else ""
+    return f"{100 * spread.mean:.1f}{deviation} %"

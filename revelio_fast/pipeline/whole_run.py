@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,12 @@ from typing import Any
 from revelio_fast.atomic import atomic_write_json
 from revelio_fast.config import RunConfig, load_config
 from revelio_fast.pipeline.classifier import classify
-from revelio_fast.pipeline.extraction import LATENTS, MODEL, PIXELS, RANDOM, Extraction
+from revelio_fast.pipeline.extraction import LATENTS, MODEL, PIXELS, RANDOM, Extraction, Key
 from revelio_fast.pipeline.inputs import Images, open_images
-from revelio_fast.pipeline.measure import Measured, measure
+from revelio_fast.pipeline.measure import Measurement
+from revelio_fast.pipeline.preflight import check_run
 from revelio_fast.pipeline.stages import Stage, Stages
-from revelio_fast.report import Baseline, DiffCRun, LayerRun, RunSummary, versions, write_report
+from revelio_fast.report import ClassifierResult, FeatureResult, RunSummary, versions, write_report
 
 
 @dataclass
@@ -28,9 +27,7 @@ class RunResult:
     out_dir, report : Path
         The run's folder, and the ``report.md`` in it.
     summary : RunSummary
-        All figures, as the report lays them out.
-    measured : list of Measured
-        k-SAE, top images, purity and probe of each layer and timestep, then of the baselines.
+        All figures, as the report lays them out: of each layer and timestep, then of the baselines, for each seed.
     stages : list of Stage
         With the folder of each, and whether it was skipped as done before.
     """
@@ -38,16 +35,15 @@ class RunResult:
     out_dir: Path
     report: Path
     summary: RunSummary
-    measured: list[Measured]
     stages: list[Stage] = field(default_factory=list)
 
 
 def run(config: RunConfig | str | os.PathLike[str], *, progress: bool = True) -> RunResult:
     """Do everything a configuration asks for and write the report.
 
-    Extraction, a k-SAE for each layer and timestep, top images, purity, linear probes, the same on the baselines,
-    Diff-C, report. Every stage is kept in a folder of `config.out_dir` named by what it depends on: a second run skips
-    what is done, and a killed one continues.
+    Extraction, a k-SAE for each layer and timestep, top images, purity, probes, the same on the baselines, Diff-C,
+    report; with several `seeds`, all trainings once for each. Every stage is kept in a folder of `config.out_dir` named
+    by what it depends on: a second run skips what is done, and a killed one continues.
 
     Parameters
     ----------
@@ -61,21 +57,26 @@ def run(config: RunConfig | str | os.PathLike[str], *, progress: bool = True) ->
     ValueError
         If the model, a layer or the source does not exist, or images cannot be read; the message says what to do.
     """
-    started = time.perf_counter()
     if not isinstance(config, RunConfig):
         config = load_config(config)
     root = Path(config.out_dir)
     stages = Stages(root, progress)
     images = open_images(config)
+    check_run(config, images)
     root.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(root / "config.json", config.model_dump(mode="json"))
+    atomic_write_json(root / "config.json", config.as_json())
     atomic_write_json(root / "versions.json", versions())
-    extraction = Extraction(config, images, stages, progress)
-    measured = _measure_all(config, stages, extraction, progress)
-    diffc: list[DiffCRun] = []
-    if config.diffc.enabled and images.test is not None:
-        diffc = classify(config, images, stages, extraction, progress)
-    summary = _summary(config, images, measured, diffc, stages, time.perf_counter() - started)
+    first = Extraction(config, images, stages, progress)
+    measurements: list[Measurement] = []
+    classifiers: list[ClassifierResult] = []
+    for seed in config.seeds or (config.seed,):
+        seeded = config.with_seed(seed) if config.seeds else config
+        extraction = Extraction(seeded, images, stages, progress) if config.seed_features else first
+        measurements += _measure_all(seeded, stages, extraction, progress)
+        if config.diffc.enabled and images.test is not None:
+            classifiers += classify(seeded, images, stages, extraction, progress)
+    _compare_purities(measurements)
+    summary = _summary(config, images, [each.result for each in measurements], classifiers, stages)
     stages.say("report")
     report = write_report(
         summary,
@@ -98,69 +99,50 @@ def run(config: RunConfig | str | os.PathLike[str], *, progress: bool = True) ->
         ],
     )
     stages.say(f"finished: {report}")
-    return RunResult(root, report, summary, measured, stages.finished)
+    return RunResult(root, report, summary, stages.finished)
 
 
-def _measure_all(config: RunConfig, stages: Stages, extraction: Extraction, progress: bool) -> list[Measured]:
-    keys = [(layer, timestep) for layer in config.layers for timestep in config.timesteps]
+def _measure_all(config: RunConfig, stages: Stages, extraction: Extraction, progress: bool) -> list[Measurement]:
+    """The model's features, then the baselines', with the seed of `config`."""
     section = config.baselines
+    keys = [(layer, timestep) for layer in config.layers for timestep in config.timesteps]
     found = []
-    halves = extraction.pooled(MODEL)
-    for key in keys:
-        found.append(measure(config, stages, halves, MODEL, key, progress=progress))
-    if section.random_weights:
-        halves = extraction.pooled(RANDOM)
+
+    def measure(halves: dict[str, Stage], which: str, key: Key | None, n_latents: int | None = None) -> None:
+        detail = extraction.detail(which, halves)
+        each = Measurement(config, stages, halves, which, key, detail=detail, progress=progress)
+        if which == MODEL or section.sae:
+            each.train_sae(n_latents)
+            each.measure_purity()
+        if config.probe:
+            each.probe()
+        found.append(each)
+
+    for which in [MODEL] + [RANDOM] * section.random_weights:
+        halves = extraction.pooled(which)
         for key in keys:
-            found.append(measure(config, stages, halves, RANDOM, key, with_sae=section.sae, progress=progress))
+            measure(halves, which, key)
     # As many latents as the widest layer has: a k-SAE on 3,072 pixel values would otherwise have more than any.
-    n_latents = config.sae.build(config.seed).latents(max(each.d for each in found))
-    for which, wanted in ((PIXELS, section.raw_pixels), (LATENTS, section.vae_latents)):
-        if wanted:
-            halves = extraction.raw(which)
-            measured = measure(
-                config, stages, halves, which, None, with_sae=section.sae, n_latents=n_latents, progress=progress
-            )
-            found.append(measured)
+    n_latents = config.sae.latents(max(each.result.d for each in found))
+    for which in [PIXELS] * section.raw_pixels + [LATENTS] * section.vae_latents:
+        measure(extraction.raw(which), which, None, n_latents)
     return found
+
+
+def _compare_purities(measurements: list[Measurement]) -> None:
+    """Measure every purity once more, over as many latents as the result with the fewest has."""
+    counts = [each.result.purity.n_latents_used for each in measurements if each.result.purity]
+    for each in measurements if counts else []:
+        each.measure_purity_at(min(counts))
 
 
 def _summary(
     config: RunConfig,
     images: Images,
-    measured: list[Measured],
-    diffc: list[DiffCRun],
+    features: list[FeatureResult],
+    classifiers: list[ClassifierResult],
     stages: Stages,
-    seconds: float,
 ) -> RunSummary:
-    layers = [
-        LayerRun(
-            layer=each.key[0],
-            timestep=each.key[1],
-            d=each.d,
-            n_latents=each.n_latents,
-            k=each.k,
-            n_images=each.n_images,
-            purity=each.purity,
-            probe=each.probe,
-            tops=each.tops,
-            history=each.history,
-            metrics=each.metrics,
-            seconds=each.seconds,
-        )
-        for each in measured
-        if each.name == MODEL and each.key
-    ]
-    baselines = [
-        Baseline(
-            name=each.name,
-            layer=each.key[0] if each.key else None,
-            timestep=each.key[1] if each.key else None,
-            purity=each.purity,
-            probe=each.probe,
-        )
-        for each in measured
-        if each.name != MODEL
-    ]
     return RunSummary(
         title=config.report.title or f"{config.model} on {images.train.name}",
         model=config.model,
@@ -168,44 +150,57 @@ def _summary(
         n_images=len(images.train),
         prompt=_prompt_words(config),
         class_names=images.class_names if images.labelled else [],
-        labels=images.train.labels,
-        layers=layers,
-        baselines=baselines,
-        diffc=diffc,
-        config=json.loads(config.model_dump_json()),
+        features=features,
+        classifiers=classifiers,
+        notes=_notes(config, images, features, stages),
+        config=config.as_json(),
         versions=versions(),
-        seconds=_phases(stages, seconds),
-        notes=_notes(config, images, measured, stages),
+        seconds=_phases(stages.finished, stages.root),
+        seconds_now=_phases([each for each in stages.finished if not each.skipped], stages.root),
+        labels=images.train.labels,
+        file_names={item.image_id: item.path for item in images.train},
     )
 
 
 def _prompt_words(config: RunConfig) -> str:
-    named = config.prompts.model_dump(exclude_none=True)
+    named = {name: value for name, value in config.prompts.as_json().items() if value is not None}
     return ", ".join(f"{key}: {value}" for key, value in named.items()) or config.prompt
 
 
-def _phases(stages: Stages, seconds: float) -> dict[str, float]:
-    """Seconds by kind of stage, those of earlier runs included, and of this run as a whole."""
+def _phases(finished: list[Stage], root: Path) -> dict[str, float]:
+    """Seconds by kind of stage."""
     phases: dict[str, float] = {}
-    for stage in stages.finished:
-        kind = stage.folder.relative_to(stages.root).parts[0]
+    for stage in finished:
+        kind = stage.folder.relative_to(root).parts[0]
         phases[kind] = round(phases.get(kind, 0.0) + stage.seconds, 3)
-    return phases | {"this run": round(seconds, 3)}
+    return phases
 
 
-def _notes(config: RunConfig, images: Images, measured: list[Measured], stages: Stages) -> list[str]:
-    sae = config.sae.model_dump()
+def _notes(config: RunConfig, images: Images, features: list[FeatureResult], stages: Stages) -> list[str]:
     sizes = f"{len(images.train)} training images" + (f", {len(images.test)} test images" if images.test else "")
     notes = [
-        f"Sizes of this run: {sizes}; k-SAE of expansion factor {sae['expansion_factor']}, k = {sae['k']}, "
-        f"{sae['steps']} steps of up to {sae['batch_size']} images (the paper: factor 64, k = 32)."
+        f"Sizes of this run: {sizes}; k-SAE of expansion factor {config.sae.expansion_factor}, k = {config.sae.k}, "
+        f"{config.sae.steps} steps of up to {config.sae.batch_size} images (the paper: factor 64, k = 32)."
     ]
     if config.diffc.enabled and images.test is not None:
-        notes[0] += (
-            f" Diff-C of width {config.diffc.model_dump()['width']}, {config.diffc.model_dump()['epochs']} epochs "
-            "(the paper: 1024, 30)."
-        )
+        notes[0] += f" Diff-C of width {config.diffc.width}, {config.diffc.epochs} epochs (the paper: 1024, 30)."
     notes += images.notes
+    if config.seeds:
+        named = ", ".join(map(str, config.seeds))
+        notes.append(
+            f"Seeds {named}: k-SAEs, purity and Diff-C were repeated for each, and figures are means over them. "
+            + (
+                "So were the noise of the features and the random weights; the hold-out is that of seed "
+                if config.seed_features
+                else "Features, probes, random weights and the hold-out are those of seed "
+            )
+            + f"{config.seed}."
+        )
+    if len(counts := {each.purity.n_latents_used for each in features if each.purity}) > 1:
+        fewest = next(e.title for e in features if e.purity and e.purity.n_latents_used == min(counts))
+        notes.append(
+            f"Purity is compared over {min(counts)} latents, all that {fewest} has; others have up to {max(counts)}."
+        )
     if config.prompts.template is not None and config.prompts.from_clip is None:
         notes.append(
             "The prompts name each image's true class: an oracle. Accuracies and purities of these features say what "
@@ -219,4 +214,4 @@ def _notes(config: RunConfig, images: Images, measured: list[Measured], stages: 
     if skipped:
         shown = "; ".join(list(skipped)[:5]) + (" ..." if len(skipped) > 5 else "")
         notes.append(f"{len(skipped)} images could not be read and were skipped: {shown}.")
-    return notes + [note for each in measured for note in each.notes]
+    return notes + list(dict.fromkeys(note for each in features for note in each.notes))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from revelio_fast.atomic import atomic_path
 from revelio_fast.concepts import TopActivations, rank_latents
-from revelio_fast.report.summary import LayerRun, LoadImage
+from revelio_fast.data.preprocess import to_rgb
+from revelio_fast.report.records import FeatureResult, LoadImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,10 +32,19 @@ class ContactSheets:
         Label of each image id; -1 or no entry: none.
     class_names : sequence of str
         Name of each label; the number is shown where there is none.
+    file_names : mapping of int to str
+        Name of each image id; the id is shown where there is none.
     """
 
-    def __init__(self, load_image: LoadImage, labels: Mapping[int, int], class_names: Sequence[str] = ()):
+    def __init__(
+        self,
+        load_image: LoadImage,
+        labels: Mapping[int, int],
+        class_names: Sequence[str] = (),
+        file_names: Mapping[int, str] | None = None,
+    ):
         self._load_image = load_image
+        self._file_names = file_names or {}
         self._labels = labels
         self._class_names = class_names
         self._thumbnails: dict[int, Image] = {}
@@ -64,7 +74,10 @@ class ContactSheets:
             y = 36 + place // columns * (TILE + CAPTION + MARGIN)
             sheet.paste(self._thumbnail(image_id), (x, y))
             draw.text((x, y + TILE + 1), _fitted(draw, self.name(image_id), TILE, 11), "black", _font(11))
-            draw.text((x, y + TILE + 14), f"{value:.3g}  #{image_id}", "dimgray", _font(10))
+            told = f"{value:.3g}  "
+            left = TILE - int(draw.textlength(told, _font(10)))
+            name = _fitted(draw, self.file_name(image_id), left, 10, keep_end=True)
+            draw.text((x, y + TILE + 14), told + name, "dimgray", _font(10))
         return sheet
 
     def overview(self, tops: TopActivations, latents: Sequence[int], images: int = 9, title: str = "") -> Image:
@@ -93,6 +106,10 @@ class ContactSheets:
             return "no label"
         return str(self._class_names[label]) if label < len(self._class_names) else f"class {label}"
 
+    def file_name(self, image_id: int) -> str:
+        """The file of an image, or its id where no name is known."""
+        return self._file_names.get(image_id, f"#{image_id}")
+
     def majority(self, image_ids: Sequence[int]) -> str:
         """The commonest label among some images and how many have it: ``"Pug 8/10"``."""
         names = [self.name(i) for i in image_ids]
@@ -107,7 +124,7 @@ class ContactSheets:
 
         if image_id not in self._thumbnails:
             try:
-                image = self._load_image(image_id).convert("RGB")
+                image = to_rgb(self._load_image(image_id))
                 method = PILImage.Resampling.NEAREST if max(image.size) < TILE // 2 else PILImage.Resampling.BICUBIC
                 self._thumbnails[image_id] = ImageOps.fit(image, (TILE, TILE), method=method)
             except (OSError, KeyError, ValueError) as error:
@@ -116,7 +133,7 @@ class ContactSheets:
         return self._thumbnails[image_id]
 
 
-def chosen_latents(run: LayerRun, count: int) -> list[int]:
+def chosen_latents(run: FeatureResult, count: int) -> list[int]:
     """The latents worth a sheet: the best ranked of the purity result, else by the paper's ranking.
 
     Where no latent is active in more than 10 images, those active in fewer are taken.
@@ -132,13 +149,20 @@ def chosen_latents(run: LayerRun, count: int) -> list[int]:
     return []
 
 
-def write_sheets(run: LayerRun, sheets: ContactSheets, folder: Path, latents: int, images: int) -> list[Path]:
-    """Write ``overview.png`` and one ``latent-*.png`` for each of the run's top latents; returns them in that order."""
+def write_sheets(run: FeatureResult, sheets: ContactSheets, folder: Path, latents: int, images: int) -> list[Path]:
+    """Write ``overview.png`` and one ``latent-*.png`` for each of the run's top latents; returns them in that order.
+
+    Sheets that an earlier call left in the folder are removed: they may show another k-SAE.
+    """
     assert run.tops is not None
     chosen = chosen_latents(run, max(latents, 20))
+    names = ["overview.png", *(f"latent-{latent:06d}.png" for latent in chosen[:latents])] if chosen else []
+    for path in sheets_in(folder):
+        if path.name not in names:
+            path.unlink()
     if not chosen:
         return []
-    where = f"{run.layer} t={run.timestep}"
+    where = run.title
     title = f"{where}: top {len(chosen)} latents, their top {min(9, run.tops.m)} images"
     paths = [folder / "overview.png"]
     _save(sheets.overview(run.tops, chosen, min(9, run.tops.m), title), paths[0])
@@ -151,6 +175,11 @@ def write_sheets(run: LayerRun, sheets: ContactSheets, folder: Path, latents: in
         )
         paths.append(path)
     return paths
+
+
+def sheets_in(folder: Path) -> list[Path]:
+    """The files in a folder that have the names of contact sheets."""
+    return [*folder.glob("overview.png"), *folder.glob("latent-[0-9]*.png")]
 
 
 def _strongest(tops: TopActivations, latent: int, images: int) -> tuple[list[int], list[float]]:
@@ -173,11 +202,11 @@ def _font(size: int) -> Any:
     return ImageFont.truetype(findfont("DejaVu Sans"), size)
 
 
-def _fitted(draw: Any, text: str, width: int, size: int) -> str:
-    """The text, cut with an ellipsis where it is wider than `width` pixels."""
+def _fitted(draw: Any, text: str, width: int, size: int, *, keep_end: bool = False) -> str:
+    """The text, cut with an ellipsis at its end or at its beginning where it is wider than `width` pixels."""
     text = text.replace("\n", " ")
     if draw.textlength(text, _font(size)) <= width:
         return text
     while text and draw.textlength(text + "…", _font(size)) > width:
-        text = text[:-1]
-    return text + "…"
+        text = text[1:] if keep_end else text[:-1]
+    return f"…{text}" if keep_end else f"{text}…"

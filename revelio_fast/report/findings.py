@@ -1,154 +1,116 @@
-"""The sentences of a report: what stands out against chance, and which baseline wins."""
+"""The sentences of a report: what stands out against chance and against the baselines, as far as tests support it."""
 
 from __future__ import annotations
 
-from revelio_fast.report.summary import DIFFC, Baseline, LayerRun, RunSummary
-from revelio_fast.report.tables import diffc_chance, diffc_interval
+from collections.abc import Sequence
 
-SIGNIFICANT = 0.05
+from revelio_fast.report.comparisons import SIGNIFICANT, Comparison, comparisons, purity_difference
+from revelio_fast.report.records import DIFFC, MODEL, FeatureResult, RunSummary, accuracy_of, by_place, purity_of
+
+WORDS = {"sigma_label": "sigma_label", "majority_share": "majority share"}
 
 
 def findings(summary: RunSummary) -> list[str]:
     """Sentences on purity against chance, and on every baseline, in the report's order."""
     return [
         *_against_chance(summary),
-        *_probe_baselines(summary),
-        *_purity_baselines(summary),
-        *_diffc(summary),
+        *_baselines(comparisons(summary)),
+        *_classifiers_at_chance(summary),
         *_training(summary),
     ]
 
 
 def _against_chance(summary: RunSummary) -> list[str]:
-    judged = [run for run in summary.layers if run.purity]
+    judged = [each for each in summary.layers if each.compared_purity]
     if not judged:
         return []
+    several = len(summary.seeds) > 1
     sentences = []
-    for measure, words in (("sigma_label", "sigma_label"), ("majority_share", "the majority share")):
-        better = [run for run in judged if run.purity and run.purity.p_value[measure] <= SIGNIFICANT]
-        worse = [f"{run.layer} t={run.timestep}" for run in judged if run not in better]
-        text = f"By {words}, latents are purer than chance (p <= {SIGNIFICANT}) in {len(better)} of {len(judged)} runs"
-        sentences.append(text + (f"; not in {', '.join(worse)}." if worse else "."))
-    best = max(judged, key=lambda run: run.purity.majority_share if run.purity else 0.0)
-    assert best.purity is not None
-    sentences.append(
-        f"Purest by majority share: {best.layer} at t={best.timestep}, {best.purity.majority_share:.1%} of the top "
-        f"{best.purity.top_images} images share a label, by chance {best.purity.chance['majority_share']:.1%}."
+    for measure, words in WORDS.items():
+        worse = [each for each in judged if each.compared_purity.p_value[measure] > SIGNIFICANT]  # type: ignore[union-attr]
+        text = (
+            f"By {words}, latents are purer than chance (p <= {SIGNIFICANT}) in {len(judged) - len(worse)} of "
+            f"{len(judged)} results"
+        )
+        named = ", ".join(_titled(each, several) for each in worse)
+        sentences.append(text + (f"; not in {named}." if worse else "."))
+    return [*sentences, _highest(summary), *_notes(judged, several)]
+
+
+def _highest(summary: RunSummary) -> str:
+    """The place with the highest majority share, and those that it cannot be told apart from."""
+    measure = "majority_share"
+    groups = [group for group in by_place(summary.layers) if all(each.compared_purity for each in group)]
+    best = max(groups, key=lambda group: purity_of(group, measure).mean)
+    purity = best[0].compared_purity
+    assert purity is not None
+    text = (
+        f"Highest majority share, over the {purity.n_latents_used} best-ranked latents: {best[0].title}, where "
+        f"{purity_of(best, measure).mean:.1%} of a latent's top {purity.top_images} images share a label (chance "
+        f"{purity.chance[measure]:.1%})"
     )
-    return sentences + _purity_notes(judged)
-
-
-def _purity_notes(judged: list[LayerRun]) -> list[str]:
-    """What the purity results remark, each remark once with the runs it is about."""
-    runs: dict[str, list[str]] = {}
-    for run in judged:
-        if run.purity and run.purity.note:
-            runs.setdefault(run.purity.note, []).append(f"{run.layer} t={run.timestep}")
-    return [f"{', '.join(where)}: {note}" for note, where in runs.items()]
-
-
-def _rivals(summary: RunSummary, baseline: Baseline) -> list[LayerRun]:
-    """The model's runs that a baseline stands beside."""
-    return [
-        run
-        for run in summary.layers
-        if baseline.layer in (None, run.layer) and baseline.timestep in (None, run.timestep)
+    others = [group for group in groups if group is not best]
+    close = [
+        group[0].title
+        for group in others
+        if purity_difference(best, group, measure).p_value * len(others) > SIGNIFICANT
     ]
+    return text + (f"; not told apart from {', '.join(close)}." if close else ".")
 
 
-def _beside(baseline: Baseline) -> str:
-    if baseline.layer is None:
-        return baseline.name
-    return f"{baseline.name} ({baseline.layer}" + (
-        f", t={baseline.timestep})" if baseline.timestep is not None else ")"
+def _notes(judged: Sequence[FeatureResult], several: bool) -> list[str]:
+    """What the purity results remark, each remark once with the results it is about."""
+    found: dict[str, list[str]] = {}
+    for each in judged:
+        if each.purity and each.purity.note:
+            found.setdefault(each.purity.note, []).append(_titled(each, several))
+    return [f"{', '.join(where)}: {note}" for note, where in found.items()]
+
+
+def _baselines(found: list[Comparison]) -> list[str]:
+    if not found:
+        return []
+    tests = list(dict.fromkeys(each.difference.test for each in found))
+    rule = (
+        f"How results are compared: by {', by '.join(tests)}; p-values are multiplied by the number of results that "
+        f"the model's is the best of, and nobody wins above p = {SIGNIFICANT}."
+    )
+    return [rule, *(_sentence(each) for each in found)]
+
+
+def _sentence(each: Comparison) -> str:
+    low, high = each.difference.interval
+    best = f", the best of {each.chosen_from}" if each.chosen_from > 1 else ""
+    ours, theirs = each.sides
+    verdict = {"ours": f"{ours} wins", "theirs": f"**{theirs} wins**", "": "no difference shown"}[each.winner]
+    p = f"p = {each.p_value:.2g}" if each.p_value >= 1e-4 else "p < 0.0001"
+    return (
+        f"{each.figure[0].upper()}{each.figure[1:]}, {each.theirs}: {each.their_value:.1%} against "
+        f"{each.our_value:.1%} for {each.ours}{best}: {verdict} (difference "
+        f"{100 * each.difference.value:+.1f} points, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}, {p})."
     )
 
 
-def _of(rivals: list[LayerRun]) -> str:
-    """Owns up that the model's figure is the best of several."""
-    return f", the best of {len(rivals)} runs" if len(rivals) > 1 else ""
-
-
-def _probe_baselines(summary: RunSummary) -> list[str]:
+def _classifiers_at_chance(summary: RunSummary) -> list[str]:
     sentences = []
-    for baseline in summary.baselines:
-        rivals = [run for run in _rivals(summary, baseline) if run.probe]
-        if not baseline.probe or not rivals:
-            continue
-        best = max(rivals, key=lambda run: run.probe.accuracy if run.probe else 0.0)
-        assert best.probe is not None
-        verdict = _verdict(best.probe.accuracy, best.probe.interval, baseline.probe.accuracy, baseline.probe.interval)
-        sentences.append(
-            f"Linear probe, {_beside(baseline)}: {baseline.probe.accuracy:.1%} against {best.probe.accuracy:.1%} for "
-            f"{best.layer} at t={best.timestep}{_of(rivals)}: {verdict}."
-        )
-    return sentences
-
-
-def _purity_baselines(summary: RunSummary) -> list[str]:
-    sentences = []
-    for baseline in summary.baselines:
-        rivals = [run for run in _rivals(summary, baseline) if run.purity]
-        if not baseline.purity or not rivals:
-            continue
-        best = max(rivals, key=lambda run: run.purity.majority_share if run.purity else 0.0)
-        assert best.purity is not None
-        ours, theirs = best.purity, baseline.purity
-        verdict = _verdict(
-            ours.majority_share,
-            ours.interval["majority_share"],
-            theirs.majority_share,
-            theirs.interval["majority_share"],
-        )
-        sentences.append(
-            f"Majority share, {_beside(baseline)}: {theirs.majority_share:.1%} against {ours.majority_share:.1%} for "
-            f"{best.layer} at t={best.timestep}{_of(rivals)}: {verdict}."
-        )
-    return sentences
-
-
-def _diffc(summary: RunSummary) -> list[str]:
-    sentences = []
-    models = [run for run in summary.diffc if run.baseline is None and run.head == DIFFC]
-    for run in models:
-        if diffc_interval(run)[0] <= diffc_chance(run):
+    for group in by_place(summary.classifiers):
+        accuracy = accuracy_of(group)
+        if group[0].name == MODEL and group[0].head == DIFFC and accuracy.interval[0] <= group[0].chance:
             sentences.append(
-                f"Diff-C on {run.layer} at t={run.timestep} ({run.accuracy:.1%}) is not above chance "
-                f"({diffc_chance(run):.1%})."
-            )
-    for other in (run for run in summary.diffc if run.head != DIFFC and run.baseline is None):
-        for run in models:
-            if (run.layer, run.timestep) == (other.layer, other.timestep):
-                verdict = _verdict(run.accuracy, diffc_interval(run), other.accuracy, diffc_interval(other))
-                sentences.append(
-                    f"{other.head} ({other.layer}, t={other.timestep}): {other.accuracy:.1%} against "
-                    f"{run.accuracy:.1%} for Diff-C on the same maps: {verdict.replace('the model', 'Diff-C')}."
-                )
-    for baseline in (run for run in summary.diffc if run.baseline and run.head == DIFFC):
-        same = [run for run in models if (run.layer, run.timestep) == (baseline.layer, baseline.timestep)] or models
-        if same:
-            best = max(same, key=lambda run: run.accuracy)
-            verdict = _verdict(best.accuracy, diffc_interval(best), baseline.accuracy, diffc_interval(baseline))
-            sentences.append(
-                f"Diff-C, {baseline.baseline} ({baseline.layer}, t={baseline.timestep}): {baseline.accuracy:.1%} "
-                f"against {best.accuracy:.1%} for {best.layer} at t={best.timestep}: {verdict}."
+                f"Diff-C on {group[0].title} ({accuracy.mean:.1%}) is not above chance ({group[0].chance:.1%})."
             )
     return sentences
 
 
 def _training(summary: RunSummary) -> list[str]:
+    several = len(summary.seeds) > 1
     return [
-        f"The k-SAE of {run.layer} at t={run.timestep} explains less than half of the variance "
-        f"(FVU {run.metrics['fvu']:.2f}): its latents say little; train longer or raise k."
-        for run in summary.layers
-        if run.metrics.get("fvu", 0.0) > 0.5
+        f"The k-SAE of {_titled(each, several)} explains less than half of the variance (FVU "
+        f"{each.metrics['fvu']:.2f}): its latents say little; train longer or raise k."
+        for each in summary.layers
+        if each.metrics.get("fvu", 0.0) > 0.5
     ]
 
 
-def _verdict(ours: float, our_interval: tuple[float, float], theirs: float, their_interval: tuple[float, float]) -> str:
-    if our_interval[0] > their_interval[1]:
-        return "the model wins"
-    if their_interval[0] > our_interval[1]:
-        return "**the baseline wins**"
-    who = "the baseline is ahead" if theirs > ours else "the model is ahead" if ours > theirs else "equal"
-    return f"no clear winner ({who}, but the 95 % intervals overlap)"
+def _titled(each: FeatureResult, several: bool) -> str:
+    return f"{each.title} (seed {each.seed})" if several else each.title

@@ -1,278 +1,200 @@
-"""`Table`: rows that are written both as CSV (full precision) and as Markdown (rounded), and the tables of a report."""
+"""The tables of a report: probes, classifiers, comparisons, k-SAEs and seconds, beside those of purity."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from revelio_fast.atomic import atomic_write_bytes
-from revelio_fast.concepts import PurityResult, wilson_interval
-from revelio_fast.report.summary import DIFFC, Baseline, DiffCRun, LayerRun, RunSummary
-
-Cell = str | float | int | None
-
-
-@dataclass
-class Table:
-    """A table with a caption.
-
-    Attributes
-    ----------
-    name : str
-        File name without ending.
-    caption : str
-        One or two sentences: what the columns are, what is better.
-    columns : list of str
-    rows : list of list
-        Strings, numbers, or None for an empty cell.
-    formats : dict of str to str
-        Format of a column's numbers in Markdown (``".2f"``, ``".1%"``); CSV keeps full precision.
-    """
-
-    name: str
-    caption: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    formats: dict[str, str] = field(default_factory=dict)
-
-    def markdown(self) -> str:
-        """The table in GitHub's Markdown, without caption."""
-        lines = ["| " + " | ".join(_escaped(c) for c in self.columns) + " |"]
-        numeric = [
-            all(isinstance(row[i], int | float) or row[i] is None for row in self.rows)
-            for i in range(len(self.columns))
-        ]
-        lines.append("|" + "|".join("---:" if right else "---" for right in numeric) + "|")
-        for row in self.rows:
-            cells = [self._cell(column, value) for column, value in zip(self.columns, row, strict=True)]
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines) + "\n"
-
-    def csv(self) -> str:
-        """The table as CSV with a header line."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows([["" if _missing(value) else value for value in row] for row in self.rows])
-        return out.getvalue()
-
-    def write(self, folder: Path) -> None:
-        """Write ``NAME.csv`` and ``NAME.md`` into `folder`."""
-        atomic_write_bytes(folder / f"{self.name}.csv", self.csv().encode())
-        atomic_write_bytes(folder / f"{self.name}.md", f"{self.caption}\n\n{self.markdown()}".encode())
-
-    def _cell(self, column: str, value: Cell) -> str:
-        if _missing(value):
-            return ""
-        if isinstance(value, float):
-            return format(value, self.formats.get(column, ".4g"))
-        return _escaped(str(value))
-
-
-def timesteps_of(summary: RunSummary) -> list[int]:
-    """Timesteps of the runs, rising."""
-    return sorted({run.timestep for run in summary.layers})
-
-
-def layers_of(summary: RunSummary) -> list[str]:
-    """Layers of the runs, in the order they were given."""
-    return list(dict.fromkeys(run.layer for run in summary.layers))
-
-
-def sigma_table(summary: RunSummary) -> Table | None:
-    """Layers by timesteps of sigma_label, as the paper's Table 2, the chance level in brackets."""
-    found = {(run.layer, run.timestep): run.purity for run in summary.layers if run.purity}
-    if not found:
-        return None
-    times = timesteps_of(summary)
-
-    def cell(purity: PurityResult | None) -> str | None:
-        return f"{purity.sigma_label:.2f} ({purity.chance['sigma_label']:.2f})" if purity else None
-
-    first = next(iter(found.values()))
-    return Table(
-        "sigma_label",
-        f"Label purity sigma_label by layer and timestep (layout of the paper's Table 2), {summary.dataset}: mean "
-        f"standard deviation of the integer labels of the top-{first.top_images} images over the top latents; lower is "
-        "purer. In brackets: chance, by shuffling labels. Depends on how classes are numbered; other measures do not.",
-        ["layer", *(f"t = {t}" for t in times)],
-        [[layer, *(cell(found.get((layer, t))) for t in times)] for layer in layers_of(summary)],
-    )
-
-
-PURITY_COLUMNS = [
-    "layer", "timestep", "features", "sigma_label", "sigma chance", "sigma p", "majority share", "majority low",
-    "majority high", "majority chance", "majority p", "entropy (bits)", "entropy chance", "entropy (0-1)",
-    "latents used",
-]  # fmt: skip
-
-
-def _purity_row(layer: str | None, timestep: int | None, name: str, purity: PurityResult) -> list[Cell]:
-    return [
-        layer, timestep, name, purity.sigma_label, purity.chance["sigma_label"], purity.p_value["sigma_label"],
-        purity.majority_share, *purity.interval["majority_share"], purity.chance["majority_share"],
-        purity.p_value["majority_share"], purity.entropy, purity.chance["entropy"], purity.entropy_normalised,
-        purity.n_latents_used,
-    ]  # fmt: skip
-
-
-def purity_table(summary: RunSummary) -> Table | None:
-    """All purity measures with chance, p-values and intervals, the baselines' rows below the model's."""
-    rows = [_purity_row(r.layer, r.timestep, "model", r.purity) for r in summary.layers if r.purity]
-    rows += [_purity_row(b.layer, b.timestep, b.name, b.purity) for b in summary.baselines if b.purity]
-    if not rows:
-        return None
-    percent = dict.fromkeys(["majority share", "majority low", "majority high", "majority chance"], ".1%")
-    plain = dict.fromkeys(["sigma_label", "sigma chance", "entropy (bits)", "entropy chance", "entropy (0-1)"], ".3f")
-    example = next(p for p in (*(r.purity for r in summary.layers), *(b.purity for b in summary.baselines)) if p)
-    return Table(
-        "purity",
-        f"Agreement of the labels of each latent's top-{example.top_images} images. Chance and p-values by shuffling "
-        "labels among images; low and high: 95 % bootstrap interval over latents. "
-        f"Latents ranked by {example.ranking_text}.",
-        PURITY_COLUMNS,
-        rows,
-        {**percent, **plain, "sigma p": ".3f", "majority p": ".3f"},
-    )
+from revelio_fast.report.comparisons import comparisons
+from revelio_fast.report.purity_tables import over_seeds, purity_table, sigma_table
+from revelio_fast.report.records import (
+    DIFFC,
+    MODEL,
+    ClassifierResult,
+    RunSummary,
+    accuracy_of,
+    by_place,
+)
+from revelio_fast.report.table import DEVIATION, SHARE, Cell, Table
 
 
 def probe_table(summary: RunSummary) -> Table | None:
-    """Linear-probe accuracies of the model's features and of the baselines."""
-    runs: list[tuple[str, LayerRun | Baseline]] = [("model", run) for run in summary.layers]
-    runs += [(baseline.name, baseline) for baseline in summary.baselines]
-    rows: list[list[Cell]] = [
-        [name, run.layer, run.timestep, run.probe.accuracy, *run.probe.interval, run.probe.chance,
-         run.probe.train_accuracy, run.probe.d, run.probe.n_train, run.probe.n_test]
-        for name, run in runs
-        if run.probe
-    ]  # fmt: skip
-    if not rows:
+    """Accuracies of linear, nearest-centroid and nearest-neighbour probes of the model's features and the baselines."""
+    groups = [g for g in by_place([*summary.layers, *summary.baselines]) if all(each.probe for each in g)]
+    if not groups:
         return None
+    example = groups[0][0].probe
+    assert example is not None
+    others = [probe.kind for probe in groups[0][0].other_probes]
+    rows: list[list[Cell]] = []
+    for group in groups:
+        probes = [each.probe for each in group if each.probe]
+        accuracy, probe = accuracy_of(probes), probes[0]
+        simple = {kind: [p for each in group for p in each.other_probes if p.kind == kind] for kind in others}
+        rows.append(
+            [group[0].features, group[0].layer, group[0].timestep, accuracy.mean, *accuracy.interval, probe.chance,
+             *(accuracy_of(found).mean if found else None for found in simple.values()), probe.C, probe.train_accuracy,
+             probe.d, probe.n_train, probe.n_test]
+        )  # fmt: skip
+    edge = [group[0].title for group in groups for each in group[:1] if each.probe and each.probe.at_edge]
+    if example.folds:
+        chosen = (
+            f"C, the inverse strength of its L2 penalty, was chosen for every feature alike from {_grid(example.grid)} "
+            f"by {example.folds}-fold cross-validation on the training images"
+            + (f"; at the edge of the grid for {', '.join(edge)}." if edge else ".")
+        )
+    else:
+        chosen = "C, the inverse strength of its L2 penalty, was given."
     return Table(
         "linear_probe",
-        "Accuracy of logistic regression on standardised features, with 95 % Wilson intervals, beside its baselines. "
-        "Chance: always the commonest training class.",
-        [
-            "features",
-            "layer",
-            "timestep",
-            "accuracy",
-            "low",
-            "high",
-            "chance",
-            "train accuracy",
-            "d",
-            "n train",
-            "n test",
-        ],
+        "Test accuracy of multinomial logistic regression on standardised features, with 95 % Wilson intervals. "
+        f"{chosen} Beside it simpler probes of the same features: {', '.join(others) or 'none'}. Chance: always the "
+        "commonest training class.",
+        ["features", "layer", "timestep", "accuracy", "low", "high", "chance", *others, "C", "train accuracy", "d",
+         "n train", "n test"],
         rows,
-        dict.fromkeys(["accuracy", "low", "high", "chance", "train accuracy"], ".1%"),
-    )
-
-
-def diffc_interval(run: DiffCRun) -> tuple[float, float]:
-    """The run's 95 % interval, Wilson's where none was given."""
-    return run.interval or wilson_interval(run.accuracy, run.n_test)
-
-
-def diffc_chance(run: DiffCRun) -> float:
-    """The run's chance level, uniform guessing where none was given."""
-    return 1 / run.n_classes if run.chance is None else run.chance
-
-
-def diffc_table(summary: RunSummary) -> Table | None:
-    """Diff-C test accuracies (the paper's Tables 3-6), the baselines' rows below."""
-    runs = [run for run in summary.diffc if run.head == DIFFC]
-    if not runs:
-        return None
-    rows: list[list[Cell]] = [
-        [run.baseline or "model", run.layer, run.timestep, run.accuracy, *diffc_interval(run), diffc_chance(run),
-         run.n_train, run.n_test, run.n_classes, run.epochs, run.parameters]
-        for run in sorted(runs, key=lambda run: run.baseline is not None)
-    ]  # fmt: skip
-    return Table(
-        "diffc",
-        "Diff-C: top-1 accuracy on test images of a convolutional classifier on feature maps, 95 % interval, chance.",
-        ["features", "layer", "timestep", "accuracy", "low", "high", "chance", "n train", "n test", "classes", "epochs",
-         "parameters"],
-        rows,
-        dict.fromkeys(["accuracy", "low", "high", "chance"], ".1%"),
+        {**dict.fromkeys(["accuracy", "low", "high", "chance", "train accuracy", *others], SHARE), "C": ".0e"},
     )  # fmt: skip
 
 
-def classifiers_table(summary: RunSummary) -> Table | None:
-    """The classifiers of each layer and timestep side by side (the paper's Table 5), where there is more than one."""
+def _grid(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") for value in values)
+
+
+def _classifier_rows(summary: RunSummary, groups: Sequence[Sequence[ClassifierResult]]) -> list[list[Cell]]:
+    several = len(summary.seeds) > 1
     rows: list[list[Cell]] = []
-    for layer, timestep in dict.fromkeys((run.layer, run.timestep) for run in summary.diffc if not run.baseline):
-        for layer_run in summary.layers:
-            if (layer_run.layer, layer_run.timestep) == (layer, timestep) and layer_run.probe:
-                probe = layer_run.probe
-                count = probe.n_classes * (probe.d + 1)
-                rows.append([layer, timestep, "linear probe", probe.accuracy, *probe.interval, count, None])
-        for run in summary.diffc:
-            if (run.layer, run.timestep, run.baseline) == (layer, timestep, None):
-                seconds = run.seconds.get("train")
-                rows.append(
-                    [layer, timestep, run.head, run.accuracy, *diffc_interval(run), run.parameters, seconds]
-                )  # fmt: skip
-    if len({row[2] for row in rows}) < 2:
+    for group in groups:
+        accuracy, first = accuracy_of(group), group[0]
+        rows.append(
+            [first.features, first.layer, first.timestep, first.head, accuracy.mean, *accuracy.interval,
+             *([accuracy.deviation] if several else []), first.chance, first.n_train, first.n_test, first.n_classes,
+             first.epochs, first.parameters, first.seconds.get("train")]
+        )  # fmt: skip
+    return rows
+
+
+def classifier_table(summary: RunSummary) -> Table | None:
+    """Test accuracies of Diff-C (the paper's Tables 3 and 6 to 9) and of the other heads, the baselines below."""
+    groups = by_place(summary.classifiers)
+    if not groups:
         return None
+    several = len(summary.seeds) > 1
     return Table(
-        "classifiers",
-        "Classifiers of the same features: logistic regression on the pooled map; SD features, the paper's baseline (a "
-        "residual network); Diff-C. Top-1 accuracy on test images, 95 % interval, trained parameters, seconds of "
-        "training.",
-        ["layer", "timestep", "classifier", "accuracy", "low", "high", "parameters", "seconds"],
+        "diffc",
+        "Top-1 accuracy on test images of convolutional classifiers on feature maps, 95 % Wilson interval, beside "
+        "chance (the commonest training class). SD features: the paper's baseline, a residual network."
+        f"{over_seeds(summary)}",
+        ["features", "layer", "timestep", "classifier", "accuracy", "low", "high", *([DEVIATION] if several else []),
+         "chance", "n train", "n test", "classes", "epochs", "parameters", "seconds"],
+        _classifier_rows(summary, groups),
+        {**dict.fromkeys(["accuracy", "low", "high", "chance", DEVIATION], SHARE), "seconds": ".1f"},
+    )  # fmt: skip
+
+
+def per_class_table(summary: RunSummary) -> Table | None:
+    """Accuracy of each class, a column for each of the model's classifiers; of the first seed."""
+    groups = [
+        group for group in by_place(summary.classifiers) if group[0].name == MODEL and group[0].per_class_accuracy
+    ]
+    if not groups:
+        return None
+    titles = [group[0].title if group[0].head == DIFFC else f"{group[0].head}, {group[0].title}" for group in groups]
+    first = groups[0][0].per_class_accuracy
+    rows: list[list[Cell]] = [
+        [each["class"], each["images"], *(group[0].per_class_accuracy[number]["accuracy"] for group in groups)]
+        for number, each in enumerate(first)
+    ]
+    return Table(
+        "per_class_accuracy",
+        "Test accuracy of each class, of the first seed.",
+        ["class", "test images", *titles],
         rows,
-        {**dict.fromkeys(["accuracy", "low", "high"], ".1%"), "seconds": ".1f"},
+        dict.fromkeys(titles, SHARE),
     )
+
+
+def comparison_table(summary: RunSummary) -> Table | None:
+    """Every comparison with its difference, interval and p-value."""
+    found = comparisons(summary)
+    if not found:
+        return None
+    rows: list[list[Cell]] = [
+        [each.figure, each.ours, each.our_value, each.theirs, each.their_value, each.difference.value,
+         *each.difference.interval, each.p_value, each.chosen_from, each.difference.test,
+         {"ours": each.ours, "theirs": each.theirs, "": "not shown"}[each.winner]]
+        for each in found
+    ]  # fmt: skip
+    return Table(
+        "comparisons",
+        "The model beside its baselines. Where a baseline has no layer it stands beside the model's best result, and "
+        "the p-value is multiplied by the number of results that this is the best of.",
+        ["figure", "ours", "our value", "theirs", "their value", "difference", "low", "high", "p", "best of", "test",
+         "higher"],
+        rows,
+        {**dict.fromkeys(["our value", "their value", "difference", "low", "high"], SHARE), "p": ".2g"},
+    )  # fmt: skip
 
 
 def ksae_table(summary: RunSummary) -> Table | None:
-    """Sizes and final training figures of each k-SAE."""
-    if not summary.layers:
+    """Sizes and final training figures of each k-SAE, the baselines' below."""
+    trained = [each for each in (*summary.layers, *summary.baselines) if each.metrics or each.tops]
+    if not trained:
         return None
-    names = [name for name in ("fvu", "holdout_fvu", "l0", "dead") if any(name in r.metrics for r in summary.layers)]
+    names = [name for name in ("fvu", "holdout_fvu", "l0", "dead") if any(name in each.metrics for each in trained)]
+    titles = {"fvu": "FVU", "holdout_fvu": "held-out FVU", "l0": "L0", "dead": "dead in training"}
+    several = len(summary.seeds) > 1
     rows: list[list[Cell]] = []
-    for run in summary.layers:
-        active = int((run.tops.counts > 0).sum()) if run.tops else None
-        figures = [run.metrics.get(name) for name in names]
-        rows.append([run.layer, run.timestep, run.d, run.n_latents, run.k, run.n_images, *figures, active])
+    for each in trained:
+        never = int((each.tops.counts == 0).sum()) if each.tops else None
+        figures = [each.metrics.get(name) for name in names]
+        rows.append(
+            [each.features, each.layer, each.timestep, *([each.seed] if several else []), each.d, each.n_latents,
+             each.k, each.n_images, *figures, never]
+        )  # fmt: skip
     return Table(
         "ksae",
-        "The k-sparse autoencoders. FVU: fraction of variance unexplained (0 is perfect, 1 is the mean); "
-        "active latents: those active in at least one of the images read.",
-        ["layer", "timestep", "d", "latents", "k", "images", *names, "active latents"],
+        "The k-sparse autoencoders. FVU: fraction of variance unexplained (0 is perfect, 1 is the mean). Dead in "
+        "training: latents that were not active for the last rows seen in training (`dead_after`), with the weights as "
+        "they changed; never active: those that the finished k-SAE activates for none of the images read. The two "
+        "counts need not agree.",
+        ["features", "layer", "timestep", *(["seed"] if several else []), "d", "latents", "k", "images",
+         *(titles[name] for name in names), "never active"],
         rows,
-    )
+        {"dead in training": ".0f"},
+    )  # fmt: skip
 
 
 def seconds_table(summary: RunSummary) -> Table | None:
     """Measured wall times of the run's phases."""
-    rows: list[list[Cell]] = [["whole run", phase, float(s)] for phase, s in summary.seconds.items()]
-    for run in summary.layers:
-        rows += [[f"{run.layer} t={run.timestep}", phase, float(s)] for phase, s in run.seconds.items()]
-    for diffc in summary.diffc:
-        where = f"{diffc.head} {diffc.layer} t={diffc.timestep}" + (f" ({diffc.baseline})" if diffc.baseline else "")
-        rows += [[where, phase, float(s)] for phase, s in diffc.seconds.items()]
+    now = summary.seconds if summary.seconds_now is None else summary.seconds_now
+    rows: list[list[Cell]] = [
+        ["all", phase, float(seconds), float(now.get(phase, 0.0))] for phase, seconds in summary.seconds.items()
+    ]
+    if rows:
+        rows.append(
+            ["all", "together", sum(float(row[2] or 0) for row in rows), sum(float(row[3] or 0) for row in rows)]
+        )
+    timed = [(each.title, each.seed, each.seconds) for each in summary.features]
+    timed += [(f"{each.head} {each.title}", each.seed, each.seconds) for each in summary.classifiers]
+    for what, seed, phases in timed:
+        what += f", seed {seed}" if len(summary.seeds) > 1 else ""
+        rows += [[what, phase, float(seconds), None] for phase, seconds in phases.items()]
     if not rows:
         return None
-    return Table("seconds", "Measured wall time, seconds.", ["what", "phase", "seconds"], rows, {"seconds": ".1f"})
+    return Table(
+        "seconds",
+        "Measured wall time of the stages, seconds. A rerun takes finished stages from earlier calls; 'in this call' "
+        "counts only what was done now. Opening the images and writing the report are not counted.",
+        ["what", "phase", "seconds", "in this call"],
+        rows,
+        {"seconds": ".1f", "in this call": ".1f"},
+    )
 
 
 def all_tables(summary: RunSummary) -> list[Table]:
     """Every table that the summary has figures for, in the report's order."""
-    makers = (sigma_table, purity_table, probe_table, diffc_table, classifiers_table, ksae_table, seconds_table)
+    makers = (
+        sigma_table, purity_table, probe_table, classifier_table, per_class_table, comparison_table, ksae_table,
+        seconds_table,
+    )  # fmt: skip
     return [table for maker in makers if (table := maker(summary)) is not None]
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

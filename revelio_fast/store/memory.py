@@ -1,8 +1,10 @@
-"""How much memory this process may still take, and whether a store fits."""
+"""How much memory this process may still take, and whether a store is held in it."""
 
 from __future__ import annotations
 
 import os
+
+SHARE = 3
 
 
 def available_memory() -> int:
@@ -12,3 +14,8 @@ def available_memory() -> int:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def fits_in_memory(size: int) -> bool:
+    """Whether data of `size` bytes is to be held: it takes at most a third of the memory that is free now."""
+    return size <= available_memory() // SHARE

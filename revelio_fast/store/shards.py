@@ -1,39 +1,92 @@
-"""One shard file: writing it, checking it, and mapping it into memory."""
+"""One shard file: what it holds, writing it, and checking it as a whole.
+
+A shard is a safetensors file. Besides ``features [rows, *row_shape]`` it holds one entry a row of ``image_ids`` and
+``labels`` (the smallest integer type that holds them) and, where they are known, of ``names`` (UTF-8, one after the
+other), ``name_lengths`` (in bytes, -1 for none) and ``contents`` (16 bytes, zeros for none); and ``block_crc32``, the
+CRC-32 of the features of each block of rows, as int32.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from revelio_fast.atomic import atomic_write_bytes
-from revelio_fast.store.manifest import DTYPES, Manifest, Shard, StoreError
+from revelio_fast.store.checks import FIX, StoreError, unreadable
+from revelio_fast.store.manifest import Shard
 
-TENSORS = ("features", "image_ids", "labels")
-_FIX = "Restore the file from a copy, or delete the store and extract the features again."
+CONTENT_BYTES = 16
 
 
-def write_shard(folder: Path, name: str, features: Tensor, image_ids: Tensor, labels: Tensor) -> Shard:
-    """Write one shard atomically and return its manifest entry.
+class RowBlock(NamedTuple):
+    """Rows on their way into a shard.
 
-    Parameters
+    Attributes
     ----------
     features : Tensor
-        ``[rows, d]`` in the stored dtype.
+        ``[rows, *row_shape]`` in the stored dtype.
     image_ids, labels : Tensor
-        ``[rows]`` int64; stored in the smallest type that holds them.
+        ``[rows]`` int64.
+    names : list of str or None
+    contents : Tensor
+        ``[rows, 16]`` uint8.
     """
-    tensors = dict(zip(TENSORS, (features, _narrow(image_ids), _narrow(labels)), strict=True))
+
+    features: Tensor
+    image_ids: Tensor
+    labels: Tensor
+    names: list[str | None]
+    contents: Tensor
+
+    def part(self, start: int, stop: int | None = None) -> RowBlock:
+        """Some of the rows."""
+        rows = slice(start, stop)
+        return RowBlock(
+            self.features[rows], self.image_ids[rows], self.labels[rows], self.names[rows], self.contents[rows]
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[RowBlock]) -> RowBlock:
+        """The rows of all parts, in memory of their own."""
+        return RowBlock(
+            torch.cat([part.features for part in parts]),
+            torch.cat([part.image_ids for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            [name for part in parts for name in part.names],
+            torch.cat([part.contents for part in parts]),
+        )
+
+
+def write_shard(folder: Path, name: str, rows: RowBlock, block_rows: int) -> Shard:
+    """Write one shard atomically and return its manifest entry."""
+    features = rows.features.contiguous()
+    tensors = {
+        "features": features,
+        "image_ids": _narrow(rows.image_ids),
+        "labels": _narrow(rows.labels),
+        "block_crc32": _block_checksums(features, block_rows),
+    }
+    if any(each is not None for each in rows.names):
+        encoded = [None if each is None else each.encode("utf-8", "surrogateescape") for each in rows.names]
+        text = b"".join(filter(None, encoded)) or b"\0"
+        tensors["names"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        tensors["name_lengths"] = _narrow(torch.tensor([-1 if each is None else len(each) for each in encoded]))
+    if bool(rows.contents.any()):
+        tensors["contents"] = rows.contents
     data = save({key: value.contiguous() for key, value in tensors.items()})
     atomic_write_bytes(folder / name, data)
-    return Shard(name, features.shape[0], len(data), hashlib.sha256(data).hexdigest())
+    start, stop = _features_range(data)
+    index_crc32 = zlib.crc32(memoryview(data)[stop:], zlib.crc32(memoryview(data)[:start]))
+    return Shard(name, len(features), len(data), hashlib.sha256(data).hexdigest(), index_crc32)
 
 
 def _narrow(values: Tensor) -> Tensor:
@@ -45,61 +98,55 @@ def _narrow(values: Tensor) -> Tensor:
     return values
 
 
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    return memoryview(tensor.flatten().view(torch.uint8).numpy().data).cast("B")
+
+
+def _block_checksums(features: Tensor, block_rows: int) -> Tensor:
+    data, size = bytes_of(features), block_rows * features[0].nbytes
+    found = [zlib.crc32(data[start : start + size]) for start in range(0, len(data), size)]
+    return torch.from_numpy(np.array(found, dtype=np.uint32).view(np.int32))
+
+
+def _features_range(data: bytes) -> tuple[int, int]:
+    length = int.from_bytes(data[:8], "little")
+    first, last = json.loads(data[8 : 8 + length])["features"]["data_offsets"]
+    return 8 + length + first, 8 + length + last
+
+
 def check_size(folder: Path, shard: Shard) -> None:
     """Raise StoreError if the file is missing or has another size than its manifest entry."""
     path = folder / shard.file
-    if not path.is_file():
-        raise StoreError(f"The shard {path} is missing. {_FIX}")
-    size = path.stat().st_size
+    try:
+        if not path.is_file():
+            raise StoreError(f"The shard {path} is missing. {FIX}")
+        size = path.stat().st_size
+    except OSError as error:
+        raise StoreError("The shard " + unreadable(path, error.errno)) from error
     if size != shard.bytes:
         what = "truncated" if size < shard.bytes else "altered"
-        raise StoreError(f"The shard {path} is {what}: {size} bytes instead of {shard.bytes}. {_FIX}")
+        raise StoreError(f"The shard {path} is {what}: {size} bytes instead of {shard.bytes}. {FIX}")
 
 
 def refuse_unreadable(folder: Path, shard: Shard, error: int | None) -> NoReturn:
     """Raise StoreError for a shard that could not be read while it was in use: `error` is errno, None for its end."""
     check_size(folder, shard)
-    why = os.strerror(error) if error is not None else "it ends too early"
-    raise StoreError(f"The shard {folder / shard.file} cannot be read ({why}). {_FIX}")
-
-
-def features_start(path: Path) -> int:
-    """Byte at which the features begin in a shard that `map_shard` has accepted."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        return 8 + length + json.loads(file.read(length))["features"]["data_offsets"][0]
+    raise StoreError("The shard " + unreadable(folder / shard.file, error))
 
 
 def check_sum(folder: Path, shard: Shard) -> None:
     """Raise StoreError if the file's SHA-256 is not that of its manifest entry."""
     check_size(folder, shard)
-    with open(folder / shard.file, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if shard.sha256 is None:
+        return
+    try:
+        with open(folder / shard.file, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        refuse_unreadable(folder, shard, error.errno)
     if found != shard.sha256:
         raise StoreError(
             f"The shard {folder / shard.file} was altered: its SHA-256 is {found[:12]}..., "
-            f"the manifest says {shard.sha256[:12]}.... {_FIX}"
+            f"the manifest says {shard.sha256[:12]}.... {FIX}"
         )
-
-
-def map_shard(folder: Path, shard: Shard, manifest: Manifest) -> tuple[Tensor, Tensor, Tensor]:
-    """Memory-map a shard: features ``[rows, d]`` in the stored dtype, image ids and labels ``[rows]`` int64."""
-    check_size(folder, shard)
-    path = folder / shard.file
-    try:
-        with safe_open(path, framework="pt") as file:
-            features, image_ids, labels = (file.get_tensor(name) for name in TENSORS)
-    except (SafetensorError, OSError) as error:
-        raise StoreError(f"The shard {path} cannot be read ({error}). {_FIX}") from error
-    if features.shape != (shard.rows, manifest.d):
-        raise StoreError(
-            f"The shard {path} holds features of shape {list(features.shape)}, "
-            f"the manifest says {[shard.rows, manifest.d]}. {_FIX}"
-        )
-    if features.dtype != DTYPES[manifest.dtype]:
-        raise StoreError(f"The shard {path} holds {features.dtype}, the manifest says {manifest.dtype}. {_FIX}")
-    if not image_ids.shape == labels.shape == (shard.rows,):
-        raise StoreError(f"The shard {path} does not hold one image id and one label for each row. {_FIX}")
-    if image_ids.is_floating_point() or labels.is_floating_point():
-        raise StoreError(f"The shard {path} holds image ids or labels that are no integers. {_FIX}")
-    return features, image_ids.to(torch.int64), labels.to(torch.int64)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
-import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,10 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from revelio_fast.store.manifest import DTYPES, FILE_NAME, Manifest, StoreError
-from revelio_fast.store.shards import check_sum, map_shard, write_shard
-
-NO_LABEL = -1
+from revelio_fast.atomic import remove_temporaries
+from revelio_fast.folder_lock import FolderLock
+from revelio_fast.store import schema1
+from revelio_fast.store.checks import StoreError
+from revelio_fast.store.incoming import check_same, checked_rows, wanted_manifest
+from revelio_fast.store.manifest import FILE_NAME, Manifest
+from revelio_fast.store.positioned import PositionedRows
+from revelio_fast.store.shard_index import read_index
+from revelio_fast.store.shards import CONTENT_BYTES, RowBlock, check_sum, write_shard
 
 
 class StoreWriter:
@@ -33,52 +36,92 @@ class StoreWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], d: int, dtype: torch.dtype, shard_rows: int, about: dict[str, Any]
+        self,
+        path: str | os.PathLike[str],
+        row_shape: int | tuple[int, ...],
+        dtype: torch.dtype,
+        shard_rows: int | None,
+        metadata: dict[str, Any],
     ):
         self.path = Path(path)
         self._closed = False
-        wanted = _wanted(d, dtype, shard_rows, about)
+        wanted = wanted_manifest(row_shape, dtype, shard_rows, metadata)
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(f"{self.path} is a file: give a folder for the store.")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._release = weakref.finalize(self, os.close, _lock(self.path))
         try:
-            self._begin(wanted)
+            self._lock = FolderLock(self.path)
+        except BlockingIOError as error:
+            raise StoreError(str(error)) from None
+        try:
+            self._begin(wanted, fixed_shards=shard_rows is not None)
         except BaseException:
-            self._release()
+            self._lock.release()
             raise
 
-    def _begin(self, wanted: Manifest) -> None:
-        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+    def _begin(self, wanted: Manifest, fixed_shards: bool) -> None:
+        self._pending: list[RowBlock] = []
         self._pending_rows = 0
         self._done: set[int] = set()
         if (self.path / FILE_NAME).exists():
             self._manifest = Manifest.read(self.path)
-            _check_same(self.path, self._manifest, wanted)
+            check_same(self.path, self._manifest, wanted, fixed_shards)
             self._load_done()
         else:
+            self._refuse_shards_without_manifest()
             self._manifest = wanted
             wanted.write(self.path)
         self._known = set(self._done)
         self._remove_strays()
 
     def _load_done(self) -> None:
-        for number, shard in enumerate(self._manifest.shards):
-            check_sum(self.path, shard)
-            features, image_ids, labels = map_shard(self.path, shard, self._manifest)
-            self._done.update(image_ids.tolist())
-            if shard.rows < self._manifest.shard_rows:
-                if number != len(self._manifest.shards) - 1:
-                    raise StoreError(f"The shard {self.path / shard.file} is short but not the last: extract again.")
-                self._pending.append((features.clone(), image_ids.clone(), labels.clone()))
-                self._pending_rows = shard.rows
+        shards, size = self._manifest.shards, self._manifest.shard_rows
+        if self._manifest.raw_maps and not self._manifest.complete:
+            raise StoreError(
+                f"{self.path} holds maps that version 0.1 began to write; this version cannot finish them. "
+                "Choose another folder, or delete this one."
+            )
+        indexes = [read_index(self.path, shard, self._manifest) for shard in shards]
+        for number, (shard, index) in enumerate(zip(shards, indexes, strict=True)):
+            if shard.index_crc32 is None:
+                check_sum(self.path, shard)
+            self._done.update(index.image_ids.tolist())
+            if shard.rows < size and number != len(shards) - 1:
+                raise StoreError(f"The shard {self.path / shard.file} is short but not the last: extract again.")
+        if shards and shards[-1].rows < size:
+            rows, index = shards[-1].rows, indexes[-1]
+            places = torch.arange(self._manifest.rows - rows, self._manifest.rows)
+            features = PositionedRows(self.path, self._manifest, indexes).read(places)
+            contents = torch.zeros(rows, CONTENT_BYTES, dtype=torch.uint8) if index.contents is None else index.contents
+            self._pending = [RowBlock(features, index.image_ids, index.labels, index.decoded_names(), contents)]
+            self._pending_rows = rows
+
+    def _refuse_shards_without_manifest(self) -> None:
+        for pattern in ("shard-*", "partial-*", f"{schema1.MAPS}*", f"{schema1.PAIRS}*"):
+            for left in sorted(self.path.glob(pattern)):
+                raise StoreError(
+                    f"{self.path} holds data of a store, {left.name} for one, but no {FILE_NAME}: restore it from a "
+                    "copy, choose another folder, or delete the files yourself if they are not needed."
+                )
 
     def _remove_strays(self) -> None:
+        """Remove what a kill left: temporary files, and the shard that it wrote but did not list."""
         listed = {shard.file for shard in self._manifest.shards}
-        for pattern in ("shard-*.safetensors", "partial-*.safetensors", ".*.tmp"):
-            for path in self.path.glob(pattern):
-                if path.name not in listed:
-                    path.unlink()
+        next_shard = f"shard-{self._full_shards():05d}.safetensors"
+        strays = [path for path in self.path.glob("shard-*.safetensors") if path.name not in listed]
+        for path in strays:
+            if path.name != next_shard:
+                raise StoreError(
+                    f"{path} is not listed in {FILE_NAME}, which is older than the file or belongs to another store: "
+                    "restore the right manifest from a copy, or delete the file yourself if it is not needed."
+                )
+        for path in [*strays, *self.path.glob("partial-*.safetensors")]:
+            if path.name not in listed:
+                path.unlink()
+        remove_temporaries(self.path)
+
+    def _full_shards(self) -> int:
+        return sum(shard.rows == self._manifest.shard_rows for shard in self._manifest.shards)
 
     @property
     def done_ids(self) -> set[int]:
@@ -90,17 +133,28 @@ class StoreWriter:
         """Rows appended so far, on disk or held back."""
         return len(self._known)
 
-    def append(self, features: Tensor, image_ids: Tensor, labels: Tensor | None = None) -> None:
+    def append(
+        self,
+        features: Tensor,
+        image_ids: Tensor,
+        labels: Tensor | None = None,
+        names: Sequence[str | None] | None = None,
+        contents: Tensor | None = None,
+    ) -> None:
         """Add rows, in the order given.
 
         Parameters
         ----------
         features : Tensor
-            ``[r, d]`` floating point, on any device; converted to the store's dtype.
+            ``[r, *row_shape]`` floating point, on any device; converted to the store's dtype.
         image_ids : Tensor
             ``[r]`` integers, each new to this store.
         labels : Tensor, optional
             ``[r]`` integers; -1 (also the default) means none.
+        names : sequence of str or None, optional
+            The key of each image in its source.
+        contents : Tensor, optional
+            ``[r, 16]`` uint8: a digest of each image; zeros mean none.
 
         Raises
         ------
@@ -110,8 +164,8 @@ class StoreWriter:
         """
         if self._closed:
             raise StoreError(f"The writer of {self.path} is closed: create it again to append.")
-        features, image_ids, labels = self._checked(features, image_ids, labels)
-        new = image_ids.tolist()
+        block = checked_rows(self.path, self._manifest, features, image_ids, labels, names, contents)
+        new = block.image_ids.tolist()
         seen = self._known
         if len(set(new)) != len(new) or not seen.isdisjoint(new):
             repeated = sorted({i for n, i in enumerate(new) if i in seen or i in new[:n]})
@@ -121,86 +175,68 @@ class StoreWriter:
             )
         if not new:
             return
+        if self._manifest.raw_maps:
+            raise StoreError(
+                f"{self.path} holds maps in the format of version 0.1: they can be read, but nothing can be added. "
+                "Choose another folder, or delete this one."
+            )
         self._known.update(new)
-        self._pending.append((features, image_ids, labels))
+        self._pending.append(block)
         self._pending_rows += len(new)
         if self._pending_rows >= self._manifest.shard_rows:
             self._write_full_shards()
 
-    def _checked(self, features: Tensor, image_ids: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        d = self._manifest.d
-        if features.ndim != 2 or features.shape[1] != d or not features.is_floating_point():
-            raise StoreError(
-                f"The store {self.path} takes floating-point features of shape [rows, {d}], "
-                f"got {features.dtype} of shape {list(features.shape)}."
-            )
-        rows = features.shape[0]
-        image_ids = _integers(torch.as_tensor(image_ids), rows, "image_ids")
-        labels = torch.full((rows,), NO_LABEL) if labels is None else _integers(torch.as_tensor(labels), rows, "labels")
-        stored = features.detach().to("cpu", DTYPES[self._manifest.dtype], copy=True)
-        bad = (~stored.isfinite()).any(1).nonzero().flatten()
-        if len(bad):
-            ids = ", ".join(str(int(image_ids[i])) for i in bad[:5]) + (" ..." if len(bad) > 5 else "")
-            finite = features.detach()[bad.to(features.device)].isfinite().all()
-            cause = (
-                f"is too large for {self._manifest.dtype}: make the store bfloat16 or float32"
-                if finite
-                else "holds NaN or infinity: look at that image, or run the model in float32"
-            )
-            raise StoreError(f"The feature of image {ids} {cause}. Nothing of this batch was stored.")
-        return stored, image_ids, labels
-
     def _write_full_shards(self) -> None:
         size = self._manifest.shard_rows
-        features, image_ids, labels = self._joined()
-        full = features.shape[0] // size * size
+        rows = RowBlock.joined(self._pending)
+        self._make_way(rows)
+        full = self._pending_rows // size * size
         for start in range(0, full, size):
-            part = slice(start, start + size)
-            self._put("shard", features[part], image_ids[part], labels[part])
-        self._pending = [(features[full:].clone(), image_ids[full:].clone(), labels[full:].clone())]
-        self._pending_rows = features.shape[0] - full
+            self._put("shard", rows.part(start, start + size))
+        # Joined, the rest has memory of its own and does not keep the shards'.
+        self._pending = [RowBlock.joined([rows.part(full)])]
+        self._pending_rows -= full
 
-    def _joined(self) -> tuple[Tensor, Tensor, Tensor]:
-        features, image_ids, labels = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
-        return features, image_ids, labels
+    def _make_way(self, rows: RowBlock) -> None:
+        """Rename a finished store's short last shard, whose name the next shard takes, by writing a partial one."""
+        last = self._manifest.shards[-1] if self._manifest.shards else None
+        if last is not None and last.file.startswith("shard-") and last.rows < self._manifest.shard_rows:
+            self._put("partial", rows.part(0, last.rows))
 
-    def _put(self, kind: str, features: Tensor, image_ids: Tensor, labels: Tensor, complete: bool = False) -> None:
+    def _put(self, kind: str, rows: RowBlock, complete: bool = False) -> None:
         """Write a shard that begins where the full shards end, in place of the partial one if there is one."""
-        size = self._manifest.shard_rows
-        full = [shard for shard in self._manifest.shards if shard.rows == size]
-        partial = self._manifest.shards[len(full) :]
-        rows = f"-{features.shape[0]}" if kind == "partial" else ""
-        shard = write_shard(self.path, f"{kind}-{len(full):05d}{rows}.safetensors", features, image_ids, labels)
-        self._manifest.shards = [*full, shard]
+        full = self._full_shards()
+        replaced = self._manifest.shards[full:]
+        count = f"-{len(rows.image_ids)}" if kind == "partial" else ""
+        name = f"{kind}-{full:05d}{count}.safetensors"
+        shard = write_shard(self.path, name, rows, self._manifest.block_rows)
+        self._manifest.shards = [*self._manifest.shards[:full], shard]
         self._manifest.complete = complete
         self._manifest.write(self.path)
-        for old in partial:
+        for old in replaced:
             if old.file != shard.file:
                 (self.path / old.file).unlink(missing_ok=True)
-        self._done.update(image_ids.tolist())
+        self._done.update(rows.image_ids.tolist())
 
     def flush(self) -> None:
         """Save the rows held back, too. Costs writing the unfinished shard whole: not for every batch."""
         if self._closed or not self._pending_rows or len(self._done) == len(self._known):
             return
-        self._put("partial", *self._joined())
+        self._put("partial", RowBlock.joined(self._pending))
 
     def close(self) -> None:
         """Write the last shard and mark the store complete. Closing twice does nothing."""
         if self._closed:
             return
-        last = self._manifest.shards[-1] if self._manifest.shards else None
         unchanged = self._manifest.complete and len(self._done) == len(self._known)
         if self._pending_rows and not unchanged:
-            if last is not None and last.file.startswith("shard-") and last.rows < self._manifest.shard_rows:
-                self._put("partial", *self._joined())
-            self._put("shard", *self._joined(), complete=True)
+            rows = RowBlock.joined(self._pending)
+            self._make_way(rows)
+            self._put("shard", rows, complete=True)
         elif not unchanged:
             self._manifest.complete = True
             self._manifest.write(self.path)
-        self._closed = True
-        self._pending = []
-        self._release()
+        self._let_go()
 
     def abandon(self) -> None:
         """Save the rows held back and let go of the store without marking it complete."""
@@ -209,9 +245,12 @@ class StoreWriter:
         try:
             self.flush()
         finally:
-            self._closed = True
-            self._pending = []
-            self._release()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._closed = True
+        self._pending = []
+        self._lock.release()
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -224,48 +263,3 @@ class StoreWriter:
         else:
             with contextlib.suppress(OSError):
                 self.abandon()
-
-
-def _wanted(d: int, dtype: torch.dtype, shard_rows: int, about: dict[str, Any]) -> Manifest:
-    names = {value: key for key, value in DTYPES.items()}
-    if dtype not in names:
-        raise StoreError(f"A store cannot hold {dtype}: choose one of {', '.join(DTYPES)}.")
-    if d < 1 or shard_rows < 1:
-        raise StoreError(f"d and shard_rows must be at least 1, got d={d}, shard_rows={shard_rows}.")
-    try:
-        about = json.loads(json.dumps(about))
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"What a store says of itself must be plain JSON values: {error}.") from error
-    return Manifest(about=about, d=int(d), dtype=names[dtype], shard_rows=int(shard_rows))
-
-
-def _check_same(path: Path, found: Manifest, wanted: Manifest) -> None:
-    pairs = {name: (getattr(found, name), getattr(wanted, name)) for name in ("d", "dtype", "shard_rows")}
-    for name in {*found.about, *wanted.about}:
-        pairs[name] = (found.about.get(name), wanted.about.get(name))
-    different = [f"{name} was {old!r}, now {new!r}" for name, (old, new) in sorted(pairs.items()) if old != new]
-    if different:
-        raise StoreError(
-            f"{path} already holds another store: {'; '.join(different)}. "
-            "Choose another folder, delete this one, or run with the settings it was begun with."
-        )
-
-
-def _integers(values: Tensor, rows: int, name: str) -> Tensor:
-    if values.shape != (rows,) or values.is_floating_point() or values.is_complex():
-        raise StoreError(f"{name} must be {rows} integers, got {values.dtype} of shape {list(values.shape)}.")
-    return values.detach().to("cpu", torch.int64, copy=True)
-
-
-def _lock(path: Path) -> int:
-    """Hold an advisory lock on the folder; the system lets go of it when the process ends, however it ends."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise StoreError(f"Another process is writing to {path}: wait for it, or choose another folder.") from error
-    except OSError:
-        # Some network file systems know no locks; writing there works all the same, only unguarded.
-        return descriptor
-    return descriptor

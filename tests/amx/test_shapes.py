@@ -76,9 +76,11 @@ def test_bf16_scores_are_summed_in_the_order_of_the_manual(B, d, n):
     torch.manual_seed(d)
     x, W_enc, b_enc, b_pre = torch.randn(B, d), torch.randn(n, d), torch.randn(n), torch.zeros(d)
     values, indices = x.new_empty(B, n), torch.empty(B, n, dtype=torch.int64)
-    pointers = [t.data_ptr() for t in (x, W_enc, b_enc, b_pre, values, indices)]
     before = counts()
-    _C.topk_encode(*pointers, B, d, n, n, False, True, "", 2)
+    _C.topk_encode(
+        "", x=x, W_enc=W_enc, b_enc=b_enc, b_pre=b_pre, values=values, indices=indices,
+        B=B, d=d, n=n, k=n, relu=False, bf16=True, threads=2,
+    )  # fmt: skip
     done = counts() - before
     if EMULATOR:
         assert done[1] == products(B, d, n, 32) and done[2] == done[3] == 2

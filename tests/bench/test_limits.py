@@ -8,11 +8,11 @@ import pytest
 
 from bench import limits as bench_limits
 from bench.limits import STREAMS, fastest_unit, measure_limits, median_of_both, share_of_limit, unit_of_ours
-from revelio_fast import _C
+from revelio_fast import _C, _limits
 from tests.amx import EmulatorError, build_emulator, environment
 
 STEPS = 128
-# Rows and four-byte lanes of a tile, and products in four bytes, by the loops of csrc/cpu/limits.cpp; and operations
+# Rows and four-byte lanes of a tile, and products in four bytes, by the loops of csrc/bench/limits.cpp; and operations
 # that no core's units do more of in a cycle: two instructions (four of SSE's; AMX, 16 x 16 x 64 bytes in 16 cycles).
 TILES = {
     "float32-baseline": (4, 4, 1, 4 * 8),
@@ -23,7 +23,7 @@ TILES = {
     "bf16-amx": (32, 16, 2, 1024),
     "int8-amx": (32, 16, 4, 2048),
 }
-UNITS = [name for name in _C.limit_names() if name in TILES]
+UNITS = [name for name in _limits.limit_names() if name in TILES]
 EPS = 2.0**-24
 CACHE = bench_limits.last_level_cache  # as it is outside the fixture
 
@@ -66,12 +66,12 @@ def expected(name, seed):
 @pytest.mark.parametrize("name", UNITS)
 @pytest.mark.parametrize("seed", [1, 7])
 def test_a_unit_multiplies_all_that_is_counted(name, seed):
-    rate, checksum = _C.limit(name, 0.003, 1, seed, 0)
+    rate, checksum = _limits.limit(name, 0.003, 1, seed, 0)
     total, roundings = expected(name, seed)
     assert roundings < 0.25, "a float32 product lost, at least that large, must be seen"
     assert abs(checksum - total) <= roundings
     assert 0 < rate < TILES[name][3] * 6.5e9
-    assert _C.limit(name, 0.003, 2, seed, 0)[1] == checksum
+    assert _limits.limit(name, 0.003, 2, seed, 0)[1] == checksum
 
 
 def test_amx_multiplies_all_that_is_counted_where_it_is_emulated(tmp_path):
@@ -96,16 +96,16 @@ def test_streams_pass_over_the_whole_array(threads):
     size = 3 * 2**16
     words = hashed(size // 4, 5)
     for name, seen in (("read", words), ("update", words | np.uint32(1))):
-        rate, checksum = _C.limit(name, 0.003, threads, 5, size)
+        rate, checksum = _limits.limit(name, 0.003, threads, 5, size)
         assert checksum == int(seen.sum(dtype=np.uint32))
         assert rate > 0
 
 
 def test_narrower_numbers_are_faster_and_the_clock_is_one():
     def best(name):
-        return max(_C.limit(name, 0.02, 1, 0, 0)[0] for _ in range(5))
+        return max(_limits.limit(name, 0.02, 1, 0, 0)[0] for _ in range(5))
 
-    if "int8-avx512" not in UNITS or "cycles" not in _C.limit_names():
+    if "int8-avx512" not in UNITS or "cycles" not in _limits.limit_names():
         pytest.skip("this processor has no AVX512-VNNI")
     assert best("int8-avx512") > best("float32-avx512")
     assert 0.5e9 < best("cycles") < 6.5e9
@@ -121,12 +121,12 @@ def test_narrower_numbers_are_faster_and_the_clock_is_one():
 )
 def test_what_cannot_be_measured_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        _C.limit(*arguments)
+        _limits.limit(*arguments)
 
 
 def test_all_limits_of_this_machine_are_measured():
     limits = measure_limits(0.01)
-    assert list(limits) == _C.limit_names() and {*STREAMS, "float32-baseline"} <= set(limits)
+    assert list(limits) == _limits.limit_names() and {*STREAMS, "float32-baseline"} <= set(limits)
     assert all(rate > 0 for rate in limits.values())
 
 
@@ -156,7 +156,7 @@ def test_limits_are_halfway_between_before_and_after():
 
 def test_the_widest_unit_there_is_stands_for_a_width(monkeypatch):
     names = ["read", "update", "float32-baseline", "float32-avx2", "int8-avx512", "int8-amx", "cycles"]
-    monkeypatch.setattr(_C, "limit_names", lambda: names)
+    monkeypatch.setattr(_limits, "limit_names", lambda: names)
     assert fastest_unit("int8") == "int8-amx"
     assert fastest_unit("float32") == fastest_unit("bf16") == "float32-avx2"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor
 
 from revelio_fast.classifiers import CachedMaps, DiffCConfig, train_on
+from revelio_fast.store import ActivationStore, StoreError
 
 N = 12
 
@@ -63,6 +67,65 @@ def test_a_selection_of_rows_copies_nothing() -> None:
     assert next(source.batches([torch.tensor([1, 0])], 0))[:, 0, 0, 1].tolist() == [9, 2]
     maps[9] = 77
     assert next(source.batches([torch.tensor([1])], 0)).unique().tolist() == [77]
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> list[ActivationStore]:
+    """`numbered(3)` in stores of three shards, bfloat16, which holds such numbers exactly."""
+    return [
+        ActivationStore.from_tensors(tmp_path / str(variant), maps.bfloat16(), shard_rows=5)
+        for variant, maps in enumerate(numbered(3))
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_store_gives_what_tensors_give(stores: list[ActivationStore], count: int) -> None:
+    chosen = torch.tensor([11, 2, 9, 4, 0])
+    given = [maps.bfloat16() for maps in numbered(3)][:count], stores[:count]
+    tensors, stored = (CachedMaps(maps, LABELS, rows=chosen, mirror=True, seed=3) for maps in given)
+    assert stored.shape == (2, 3, 4) and torch.equal(stored.labels, LABELS[chosen]) and stored.key() == tensors.key()
+    for epoch in range(4):
+        rows = [torch.tensor([4, 0]), torch.tensor([1, 2, 3]), torch.tensor([0])]
+        pairs = list(zip(tensors.batches(rows, epoch), stored.batches(rows, epoch), strict=True))
+        assert len(pairs) == 3 and all(torch.equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+    assert list(stored.batches([], 0)) == []
+    assert CachedMaps(stores[0], LABELS).key() == CachedMaps(numbered(1)[0].bfloat16(), LABELS).key()
+
+
+def test_a_stored_batch_is_read_while_the_batch_before_is_worked_on(
+    stores: list[ActivationStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, asked = ActivationStore.read, []
+
+    def watched(self: ActivationStore, rows: Tensor) -> Tensor:
+        asked.append((threading.current_thread().name, len(rows)))
+        return read(self, rows)
+
+    monkeypatch.setattr(ActivationStore, "read", watched)
+    batches = CachedMaps(stores[0], LABELS).batches([torch.arange(n) for n in (2, 3, 4, 5)], 0)
+    for number in range(4):
+        assert len(next(batches)) == number + 2
+        deadline = time.monotonic() + 20
+        while len(asked) < min(number + 2, 4) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert asked == [("revelio-maps", n) for n in (2, 3, 4, 5)[: number + 2]], "one batch ahead, no further"
+    batches.close()
+    assert "revelio-maps" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_maps_that_break_during_training_are_named(stores: list[ActivationStore]) -> None:
+    """Finding 7: memory-mapped maps ended in SIGBUS."""
+    source = CachedMaps(stores, LABELS)
+    path = stores[1].path / "shard-00001.safetensors"
+    os.truncate(path, 100)
+    with pytest.raises(StoreError, match=r"shard-00001.safetensors is truncated: 100 bytes"):
+        list(source.batches([torch.arange(N)], 0))
+
+
+def test_pooled_stores_are_refused(tmp_path: Path) -> None:
+    store = ActivationStore.from_tensors(tmp_path / "s", torch.zeros(N, 6))
+    with pytest.raises(ValueError, match=r"maps have shape \[12, 6\].*linear probe"):
+        CachedMaps(store, LABELS)
 
 
 def test_keys_tell_sources_apart() -> None:

@@ -48,7 +48,7 @@ def test_it_remembers_its_features(classifier: ImageClassifier, trained: Path) -
     assert record["model"] == "mini-sd" and (record["layer"], record["timestep"]) == ("up_ft2", 25)
     assert record["seed"] == 3 and record["image_size"] == 32 and "class_names" not in record
     assert classifier.extractor.keys == [("up_ft2", 25)] and classifier.class_names == ["dark", "light"]
-    assert classifier.extractor.about()["seed"] == 3
+    assert classifier.extractor.metadata()["seed"] == 3
     assert feature_record({"model": str(mini_sd_path()), "source": "x"}) == {"model": "mini-sd"}
 
 
@@ -70,14 +70,17 @@ def test_predictions_are_those_of_extraction_and_classifier(
     assert found.confusion.sum() == 40 and int(wrong[1]) == 20 - int(found.predicted[20:].sum())
     with out.open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["image_id", "content", "path", "label", "predicted", "class_1", "probability_1",
-                             "class_2", "probability_2"]  # fmt: skip
+    assert list(rows[0]) == ["image_id", "content", "path", "label", "predicted", "label_number", "predicted_number",
+                             "class_1", "probability_1", "class_2", "probability_2"]  # fmt: skip
     written = torch.tensor([float(row["probability_1"]) for row in rows])
     torch.testing.assert_close(written, expected.probabilities.max(1).values, atol=1e-6, rtol=1e-5)
     assert [row["class_1"] for row in rows] == [["dark", "light"][c] for c in expected.labels.tolist()]
-    assert rows[25]["path"].endswith("light/05.png") and rows[25]["label"] == "1"
+    assert rows[25]["path"].endswith("light/05.png") and (rows[25]["label"], rows[25]["label_number"]) == ("light", "1")
+    assert [row["predicted"] for row in rows] == [row["class_1"] for row in rows]
     about = json.loads(out.with_suffix(".json").read_text())
     assert about["complete"] and about["metrics"]["accuracy"] == found.accuracy
+    dark = about["metrics"]["per_class_accuracy"][0]
+    assert dark == {"class": "dark", "images": 20, "accuracy": int(found.confusion[0, 0]) / 20}
     assert about["metrics"]["confusion"] == found.confusion.tolist() and about["metrics"]["seconds_per_image"] > 0
 
 
@@ -195,7 +198,7 @@ def test_missing_parts_are_named(trained: Path, tiny_sd: Path, tmp_path: Path) -
     about = json.loads((moved / "config.json").read_text())
     about["features"]["model"] = "/no/such/model"
     (moved / "config.json").write_text(json.dumps(about))
-    with pytest.raises(ModelError, match=r"features of /no/such/model, and that model cannot be used.*--model"):
+    with pytest.raises(ModelError, match=r"features of /no/such/model, and that model cannot be used.*model="):
         load_classifier(moved)
     assert load_classifier(moved, model=mini_sd_path()).model.in_channels == 96
     with pytest.raises(ValueError, match=r"up_ft2 of .* has 32 channels, the classifier .* reads 96"):
@@ -237,4 +240,4 @@ def test_prompts_are_those_of_the_training(trained: Path, pictures: Path, tmp_pa
     assert told(clip).extractor.prompts.about() == clip
     with pytest.raises(ValueError, match=r"prompts of the kind 'file'.*--prompt-file"):
         told({"mode": "file", "file": "prompts.csv"})
-    assert load_classifier(folder, prompt="a cat").extractor.about()["prompt"] == "a cat"
+    assert load_classifier(folder, prompt="a cat").extractor.metadata()["prompt"] == "a cat"

@@ -51,7 +51,7 @@ def test_keys_tell_sources_apart(extractor: FeatureExtractor, pictures: Path) ->
     variations = [
         OnlineMaps(extractor, source, crops, 4),
         OnlineMaps(extractor, source.subset(range(30)), crops, 4),
-        OnlineMaps(extractor, source, RandomCrops(32, mirror=False), 4),
+        OnlineMaps(extractor, source, RandomCrops(32, hflip=False), 4),
         OnlineMaps(extractor, source, crops, 8),
         OnlineMaps(extractor, source.transformed(lambda _, image: image.rotate(180)), crops, 4),
     ]
@@ -83,7 +83,7 @@ def test_cached_crops_are_not_mirrored_again(extractor: FeatureExtractor, pictur
     source = open_source(pictures, limit=8)
     options = {"batch_size": 4, "store_dtype": torch.float32, "progress": False}
     (plain,) = extract_maps(extractor, source, tmp_path / "plain", **options).values()
-    (cropped,) = extract_maps(extractor, source, tmp_path / "cropped", variants=1, **options).values()
+    (cropped,) = extract_maps(extractor, source, tmp_path / "cropped", num_crops=1, **options).values()
     rows = [torch.arange(8)]
     assert torch.equal(next(cached_training_maps(cropped, CONFIG).batches(rows, 0)), cropped.variants()[0].maps)
     mirrored = next(cached_training_maps(plain, CONFIG).batches(rows, 0))
@@ -95,7 +95,7 @@ def test_cached_crops_are_not_mirrored_again(extractor: FeatureExtractor, pictur
 KILLED = """
 import os, signal, sys
 import revelio_fast.classifiers.training as module
-from tests.classify.test_online import CONFIG, halves
+from tests.classifiers.test_online import CONFIG, halves
 from revelio_fast.classifiers import train_diffc_online
 from revelio_fast.features import FeatureExtractor
 model, pictures, out = sys.argv[1:]

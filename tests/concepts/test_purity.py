@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from revelio_fast.concepts import TopActivations, label_purity, rank_latents
+from revelio_fast.concepts import PurityResult, TopActivations, label_purity, rank_latents
 from revelio_fast.ops import Code
 from tests.concepts.oracles import purity as oracle
 
@@ -109,7 +109,7 @@ def test_sigma_curve_is_the_running_mean():
     tops = random_tops(images=3000, n=350)
     labels = torch.randint(0, CLASSES, (3000,))
     result = label_purity(tops, labels, top_latents=200, permutations=2, bootstrap=2)
-    assert list(result.sigma_curve) == [100, 200, 300]
+    assert list(result.sigma_curve) == [100, 200, 300, result.n_latents_qualified]
     assert result.sigma_curve[200] == pytest.approx(result.sigma_label, rel=1e-12)
     hundred = label_purity(tops, labels, top_latents=100, permutations=2, bootstrap=2)
     assert result.sigma_curve[100] == pytest.approx(hundred.sigma_label, rel=1e-12)
@@ -172,7 +172,7 @@ def test_same_seed_same_result_and_json(labels):
     tops = random_tops()
     a, b, c = (label_purity(tops, labels, permutations=20, bootstrap=20, seed=s) for s in (1, 1, 2))
     assert a == b and a.chance != c.chance and a.sigma_label == c.sigma_label
-    assert json.loads(json.dumps(a.as_dict()))["majority_share"] == a.majority_share
+    assert PurityResult.from_dict(json.loads(json.dumps(a.as_dict()))) == a
 
 
 def test_bootstrap_interval_covers_the_mean_and_shrinks(labels):

@@ -86,13 +86,13 @@ def test_top_images_reads_a_store_in_any_batches(tmp_path, batch_size):
     assert tops.image_ids.tolist() == places and tops.counts.tolist() == counts
     # The same products in blocks of other sizes may round differently.
     torch.testing.assert_close(tops.values, torch.tensor(values))
-    assert tops.about == {"layer": "up_ft1", "ranking": "paper"} and tops.n_images == 50
+    assert tops.about == {"layer": "up_ft1", "compat": "paper"} and tops.n_images == 50
 
 
 @pytest.mark.parametrize("batch_size", [7, 100])
 def test_official_ranking_uses_all_positive_pre_activations(batch_size):
     features, sae = torch.randn(40, 6), DenseSAE(N, 6, k=3)
-    tops = top_images(sae, features, M, batch_size=batch_size, ranking="official")
+    tops = top_images(sae, features, M, batch_size=batch_size, compat="authors")
     dense = sae.pre_activations(features).relu()
     everything = [(j, i, float(dense[i, j])) for i in range(40) for j in range(N)]
     values, ids, counts, means = strongest(everything, N, M)
@@ -106,7 +106,7 @@ def test_official_ranking_uses_all_positive_pre_activations(batch_size):
 def test_official_ranking_leaves_places_empty_where_nothing_is_positive():
     sae = DenseSAE(N, 6, k=3)
     sae.b_enc[5] = -1000.0
-    tops = top_images(sae, torch.randn(10, 6), M, ranking="official")
+    tops = top_images(sae, torch.randn(10, 6), M, compat="authors")
     assert tops.image_ids[5].tolist() == [-1] * M and tops.counts[5] == 0 and tops.mean_activation[5] == 0
 
 
@@ -116,8 +116,8 @@ def test_official_ranking_breaks_ties_by_image_id(tmp_path):
     store = ActivationStore.from_tensors(tmp_path / "s", row.expand(6, 6).contiguous(), ids)
     sae = DenseSAE(N, 6, k=3)
     active = sae.pre_activations(row)[0] > 0
-    for ranking in ("paper", "official"):
-        tops = top_images(sae, store, M, ranking=ranking)
+    for compat in ("paper", "authors"):
+        tops = top_images(sae, store, M, compat=compat)
         assert tops.image_ids[tops.counts > 0].unique(dim=0).tolist() == [[1, 2, 3, 5]]
     assert torch.equal(tops.counts > 0, active)
 
@@ -125,8 +125,8 @@ def test_official_ranking_breaks_ties_by_image_id(tmp_path):
 def test_top_images_refuses_another_width_and_unknown_rankings():
     with pytest.raises(ValueError, match="reads features of width 6, the store holds width 5"):
         top_images(DenseSAE(N, 6, 3), torch.randn(4, 5))
-    with pytest.raises(ValueError, match="ranking must be one of paper, official, got 'best'"):
-        top_images(DenseSAE(N, 6, 3), torch.randn(4, 6), ranking="best")
+    with pytest.raises(ValueError, match="compat must be one of paper, authors, got 'best'"):
+        top_images(DenseSAE(N, 6, 3), torch.randn(4, 6), compat="best")
 
 
 def test_save_and_load(tmp_path):

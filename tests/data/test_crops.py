@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from revelio_fast.data import RandomCrops, image_to_tensor, open_source
-from revelio_fast.features import FeatureExtractor, MapStore, MapStoreError, extract_maps
-from revelio_fast.features import maps as maps_module
+from revelio_fast.features import FeatureExtractor, MapStore, extract_maps
+from revelio_fast.store import StoreError, StoreWriter
 from tests.tiny import digests
 
 KEY = ("bottleneck", 25)
@@ -36,7 +36,7 @@ def test_crops_keep_area_shape_and_place() -> None:
     assert min(areas) < 0.83 and max(areas) > 0.95
     # 400 tosses have a standard deviation of 10.
     assert 150 < mirrored < 250
-    assert not any(RandomCrops(32, mirror=False).draw(content(i), 1, 200, 160)[1] for i in range(50))
+    assert not any(RandomCrops(32, hflip=False).draw(content(i), 1, 200, 160)[1] for i in range(50))
 
 
 def test_a_crop_depends_on_seed_image_and_draw_only() -> None:
@@ -47,7 +47,7 @@ def test_a_crop_depends_on_seed_image_and_draw_only() -> None:
 
 
 def test_a_very_long_image_gets_its_middle() -> None:
-    box, _ = RandomCrops(32, mirror=False).draw(content(0), 0, 1000, 30)
+    box, _ = RandomCrops(32, hflip=False).draw(content(0), 0, 1000, 30)
     assert box == (480, 0, 520, 30)
 
 
@@ -66,7 +66,7 @@ def test_the_pixels_are_the_boxs() -> None:
     assert turned == {True, False}
 
 
-@pytest.mark.parametrize("settings, words", [({"least_area": 0.0}, "least_area is 0.0"), ({"size": 0}, "size is 0")])
+@pytest.mark.parametrize("settings, words", [({"min_scale": 0.0}, "min_scale is 0.0"), ({"size": 0}, "size is 0")])
 def test_bad_settings_are_named(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         RandomCrops(**{"size": 32, **settings})
@@ -83,7 +83,7 @@ def test_a_cropped_source_keeps_ids_labels_and_orientation(class_folder: Path) -
     path = class_folder / "dog" / "99.png"
     Image.linear_gradient("L").resize((60, 40)).save(path, exif=exif)
     item = open_source(class_folder)[11]
-    crops = RandomCrops(32, mirror=False)
+    crops = RandomCrops(32, hflip=False)
     upright = np.asarray(crops.crop(item.load(), item.content, 0))
     assert np.array_equal(np.asarray(crops.source(open_source(class_folder), 0)[11].load()), upright)
     # An image that PIL has opened is turned, too.
@@ -101,13 +101,13 @@ def test_variants_are_maps_of_crops_with_noise_of_their_own(
 ) -> None:
     crops = RandomCrops(32, seed=1)
     options = {"batch_size": 4, "store_dtype": torch.float32, "progress": False}
-    store = extract_maps(extractor, class_folder, tmp_path, variants=2, crops=crops, **options)[KEY]
+    store = extract_maps(extractor, class_folder, tmp_path, num_crops=2, crops=crops, **options)[KEY]
     plain = extract_maps(extractor, class_folder, tmp_path / "plain", **options)[KEY]
     assert torch.equal(store.maps, plain.maps) and not plain.variants()
     first, second = store.variants()
     assert torch.equal(first.image_ids, store.image_ids) and torch.equal(first.labels, store.labels)
-    assert first.about["crop"] == {**crops.about(), "draw": 1} and second.about["crop"]["draw"] == 2
-    assert (second.path / second.about["skipped"]).resolve() == (tmp_path / "skipped.csv").resolve()
+    assert first.metadata["crop"] == {**crops.about(), "draw": 1} and second.metadata["crop"]["draw"] == 2
+    assert (second.path / second.metadata["skipped"]).resolve() == (tmp_path / "skipped.csv").resolve()
     assert not torch.equal(first.maps, second.maps) and not torch.equal(first.maps, store.maps)
     # Independently: the crop as an image, draw 2 of the noise.
     source = open_source(class_folder)
@@ -123,9 +123,9 @@ def test_variants_are_maps_of_crops_with_noise_of_their_own(
 def test_variants_continue_after_an_interrupt(
     extractor: FeatureExtractor, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"batch_size": 4, "variants": 2, "progress": False}
+    options = {"batch_size": 4, "num_crops": 2, "progress": False}
     whole = extract_maps(extractor, class_folder, tmp_path / "whole", **options)[KEY]
-    append, calls = maps_module.MapWriter.append, []
+    append, calls = StoreWriter.append, []
 
     def append_or_die(self, *arguments) -> None:
         calls.append(1)
@@ -133,11 +133,11 @@ def test_variants_continue_after_an_interrupt(
             raise KeyboardInterrupt
         append(self, *arguments)
 
-    monkeypatch.setattr(maps_module.MapWriter, "append", append_or_die)
+    monkeypatch.setattr(StoreWriter, "append", append_or_die)
     with pytest.raises(KeyboardInterrupt):
         extract_maps(extractor, class_folder, tmp_path / "cut", **options)
     monkeypatch.undo()
-    with pytest.raises(MapStoreError, match="unfinished"):
+    with pytest.raises(StoreError, match="unfinished"):
         MapStore.open(tmp_path / "cut" / "bottleneck" / "t25").variants()
     again = extract_maps(extractor, class_folder, tmp_path / "cut", **options)[KEY]
     for a, b in zip([whole, *whole.variants()], [again, *again.variants()], strict=True):
@@ -146,7 +146,7 @@ def test_variants_continue_after_an_interrupt(
 
 def test_variants_of_other_images_are_refused(extractor: FeatureExtractor, class_folder: Path, tmp_path: Path) -> None:
     options = {"batch_size": 4, "progress": False}
-    extract_maps(extractor, open_source(class_folder, limit=8), tmp_path, variants=1, **options)
+    extract_maps(extractor, open_source(class_folder, limit=8), tmp_path, num_crops=1, **options)
     store = extract_maps(extractor, class_folder, tmp_path, **options)[KEY]
-    with pytest.raises(MapStoreError, match="holds other images"):
+    with pytest.raises(StoreError, match="holds other images"):
         store.variants()

@@ -88,6 +88,7 @@ def test_the_hub_is_asked_for_what_is_not_here(root: Path, monkeypatch: pytest.M
 
     write_parquet(root, "aircraft", "train")
     made = root / "aircraft" / "data" / "train-00000-of-00001.parquet"
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     source = open_source("aircraft", split="test")
     assert asked == ["dpdl-benchmark/fgvc_aircraft"]
@@ -109,6 +110,7 @@ def test_what_cannot_be_opened_is_named(root: Path, monkeypatch: pytest.MonkeyPa
         open_source("pets", root=root)
     with pytest.raises(SourceError, match="splits 'train': there is no 'test'"):
         open_source("pets", split="test", root=root)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset", lambda name: (_ for _ in ()).throw(ConnectionError("no network")))
     with pytest.raises(SourceError, match=r"no network.*REVELIO_DATA"):
         open_source("pets")

@@ -19,10 +19,8 @@ def make_extractor(model: Path) -> FeatureExtractor:
 
 def run(what: str, model: Path, source: ImageSource, out: Path) -> None:
     extractor = make_extractor(model)
-    if what == "maps":
-        extract_maps(extractor, source, out, batch_size=BATCH_SIZE, progress=False)
-    else:
-        extract_to_store(extractor, source, out, batch_size=BATCH_SIZE, shard_rows=SHARD_ROWS, progress=False)
+    write = extract_maps if what == "maps" else extract_to_store
+    write(extractor, source, out, batch_size=BATCH_SIZE, shard_rows=SHARD_ROWS, progress=False)
 
 
 def slowed(source: ImageSource) -> ImageSource:
@@ -42,8 +40,4 @@ def slowed(source: ImageSource) -> ImageSource:
 
 if __name__ == "__main__":
     what, model, pictures, out = sys.argv[1:]
-    if what == "maps":
-        from revelio_fast.features import map_writer
-
-        map_writer.SYNC_ROWS = SHARD_ROWS
     run(what, Path(model), slowed(open_source(pictures)), Path(out))

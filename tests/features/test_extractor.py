@@ -156,7 +156,7 @@ def test_store_holds_the_features_and_says_what_they_are(
     assert store.path == tmp_path / "out" / "up_ft1" / "t200"
     assert torch.equal(store.features(), torch.stack(list(expected.values())))
     assert store.labels.tolist() == [0] * 5 + [1] * 6
-    about = store.about
+    about = store.metadata
     assert (about["layer"], about["timestep"], about["prompt"], about["seed"]) == ("up_ft1", 200, "", 0)
     assert (about["image_size"], about["model_dtype"], about["class_names"]) == (
         32,
@@ -175,7 +175,7 @@ def test_other_settings_do_not_continue_a_store(
     with pytest.raises(StoreError, match=r"prompt was '', now 'a cat'.*seed was 0, now 4"):
         extract_to_store(other, class_folder, out, progress=False)
     stores = extract_to_store(other, class_folder, out, progress=False, resume=False)
-    assert stores[KEY].about["prompt"] == "a cat"
+    assert stores[KEY].metadata["prompt"] == "a cat"
 
 
 @pytest.mark.parametrize(

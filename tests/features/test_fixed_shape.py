@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_the_forward_never_waits_for_the_gpu(tiny_sd: Path) -> None:
     extractor = FeatureExtractor.from_pretrained(tiny_sd, ["bottleneck", "up_ft1"], [25])
     family = extractor.family
     family.network.to("meta")
-    family._spec = family._spec._replace(device=torch.device("meta"))
+    family._spec = dataclasses.replace(family._spec, device=torch.device("meta"))
     noisy = torch.empty(2, *family.latent_shape, device="meta")
     told = {name: torch.empty(2, *rows.shape[1:], device="meta") for name, rows in family.embed([""]).items()}
     with Syncs() as syncs:

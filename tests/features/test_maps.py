@@ -1,16 +1,15 @@
-"""Map stores: contents, memory mapping, dtypes, and every kind of damage."""
+"""Map stores: contents, dtypes, shards, and what else a folder may hold."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from revelio_fast.data import open_source
-from revelio_fast.features import FeatureExtractor, MapStore, MapStoreError, extract_maps
-from revelio_fast.features.map_writer import MapWriter
+from revelio_fast.data import ImageItem, ImageSource, open_source
+from revelio_fast.features import FeatureExtractor, MapStore, MapStoreError, extract_maps, extract_to_store
+from revelio_fast.store import ActivationStore, StoreError
 
 KEY = ("up_ft1", 25)
 
@@ -32,109 +31,63 @@ def test_maps_are_those_of_the_stream(
         assert torch.equal(store.maps, expected)
         assert store.image_ids.tolist() == open_source(class_folder).image_ids
         assert store.labels.tolist() == [0] * 5 + [1] * 6
-        assert (store.about["layer"], store.about["timestep"]) == key
+        assert (store.metadata["layer"], store.metadata["timestep"]) == key
         assert tuple(store.maps.shape[1:]) == extractor.layer_shapes()[key[0]]
-    assert len(MapStore.open(tmp_path / "up_ft1" / "t25")) == 11
+    assert len(MapStore.open(tmp_path / "up_ft1" / "t25")) == 11 and MapStoreError is StoreError
 
 
-def test_writing_to_the_maps_does_not_change_the_file(
+def test_maps_are_an_ordinary_store(extractor: FeatureExtractor, class_folder: Path, tmp_path: Path) -> None:
+    options = {"batch_size": 4, "store_dtype": torch.float32, "progress": False}
+    store = extract_maps(extractor, class_folder, tmp_path, shard_rows=3, **options)[KEY]
+    assert isinstance(store, ActivationStore) and store.row_shape == extractor.layer_shapes()[KEY[0]]
+    assert len(list(store.path.glob("shard-*.safetensors"))) == 4
+    store.verify()
+    some = torch.tensor([10, 0, 4])
+    assert torch.equal(ActivationStore.open(store.path).read(some), store.maps[some])
+    assert store.held() is not None and MapStore.open(store.path).held() is None
+    # In one shard where all fit into 64 MiB.
+    whole = extract_maps(extractor, class_folder, tmp_path / "whole", **options)[KEY]
+    assert len(list(whole.path.glob("shard-*.safetensors"))) == 1 and torch.equal(whole.maps, store.maps)
+
+
+def test_pooled_features_are_no_maps(extractor: FeatureExtractor, class_folder: Path, tmp_path: Path) -> None:
+    extract_to_store(extractor, class_folder, tmp_path, progress=False)
+    with pytest.raises(StoreError, match=r"holds rows of shape \[\d+\], not maps \[C, H, W\]: run .* with --maps"):
+        MapStore.open(tmp_path / "up_ft1" / "t25")
+    with pytest.raises(StoreError, match=r"row_shape was \(\d+,\), now \(\d+, \d+, \d+\)"):
+        extract_maps(extractor, class_folder, tmp_path, store_dtype=torch.float32, progress=False)
+
+
+def test_resume_false_begins_anew_but_not_where_the_manifest_is_missing(
     extractor: FeatureExtractor, class_folder: Path, tmp_path: Path
 ) -> None:
-    store = extract_maps(extractor, class_folder, tmp_path, progress=False)[KEY]
-    before = store.maps.clone()
-    store.maps.zero_()
-    assert torch.equal(MapStore.open(store.path).maps, before)
+    store = extract_maps(extractor, class_folder, tmp_path, store_dtype=torch.float32, progress=False)[KEY]
+    with pytest.raises(StoreError, match="dtype was 'float32', now 'bfloat16'"):
+        extract_maps(extractor, class_folder, tmp_path, progress=False)
+    assert extract_maps(extractor, class_folder, tmp_path, progress=False, resume=False)[KEY].dtype == torch.bfloat16
+    (store.path / "manifest.json").unlink()
+    with pytest.raises(StoreError, match=r"holds data of a store.*but no manifest.json"):
+        extract_maps(extractor, class_folder, tmp_path, progress=False, resume=False)
+    assert (store.path / "shard-00000.safetensors").is_file()
 
 
-def write(folder: Path, count: int = 3, **about: object) -> MapWriter:
-    writer = MapWriter(folder, (2, 3, 3), torch.float32, about)
-    writer.append(torch.randn(count, 2, 3, 3), torch.arange(count), torch.zeros(count, dtype=torch.int64))
-    return writer
+def test_names_and_digests_of_a_source_are_stored(
+    extractor: FeatureExtractor, class_folder: Path, tmp_path: Path
+) -> None:
+    """Items that have a ``name`` and a ``content`` hand them on; those that have none do not."""
 
+    class Named(ImageSource):
+        def __getitem__(self, position: int) -> ImageItem:
+            item = super().__getitem__(position)
+            for name, value in (("name", f"{item.image_id}.png"), ("content", bytes([item.image_id + 1]) * 16)):
+                object.__setattr__(item, name, value)
+            return item
 
-def test_an_unfinished_store_says_so_and_continues(tmp_path: Path) -> None:
-    writer = write(tmp_path)
-    writer.sync()
-    with pytest.raises(MapStoreError, match="unfinished"):
-        MapStore.open(tmp_path)
-    with pytest.raises(RuntimeError, match="boom"), writer:
-        raise RuntimeError("boom")
-    again = MapWriter(tmp_path, (2, 3, 3), torch.float32, {})
-    assert again.done_ids == {0, 1, 2}
-    again.close()
-    assert len(MapStore.open(tmp_path)) == 3
-
-
-def test_what_was_not_synced_is_cut_off(tmp_path: Path) -> None:
-    writer = write(tmp_path)
-    writer.sync()
-    writer._maps.write(b"12345")
-    writer._maps.flush()
-    del writer
-    with MapWriter(tmp_path, (2, 3, 3), torch.float32, {}) as again:
-        again.append(torch.ones(1, 2, 3, 3), torch.tensor([9]), torch.tensor([1]))
-    store = MapStore.open(tmp_path)
-    assert store.image_ids.tolist() == [0, 1, 2, 9]
-    assert torch.equal(store.maps[3], torch.ones(2, 3, 3))
-
-
-def test_other_settings_are_refused(tmp_path: Path) -> None:
-    write(tmp_path, prompt="").close()
-    with pytest.raises(MapStoreError, match=r"dtype was 'float32', now 'bfloat16'"):
-        MapWriter(tmp_path, (2, 3, 3), torch.bfloat16, {"prompt": ""})
-    with pytest.raises(MapStoreError, match=r"prompt was '', now 'a cat'"):
-        MapWriter(tmp_path, (2, 3, 3), torch.float32, {"prompt": "a cat"})
-    with pytest.raises(MapStoreError, match=r"map shape was \[2, 3, 3\], now \[2, 4, 4\]"):
-        MapWriter(tmp_path, (2, 4, 4), torch.float32, {"prompt": ""})
-    with pytest.raises(MapStoreError, match="cannot be stored as"):
-        MapWriter(tmp_path / "new", (2, 4, 4), torch.int32, {})
-    assert len(MapStore.open(tmp_path)) == 3
-
-
-def test_nan_is_refused(tmp_path: Path) -> None:
-    writer = write(tmp_path)
-    with pytest.raises(MapStoreError, match="image 8 holds NaN or infinity"):
-        writer.append(torch.full((1, 2, 3, 3), torch.nan), torch.tensor([8]), torch.tensor([0]))
-
-
-@pytest.mark.parametrize("damage", ["truncated", "missing", "no json", "other kind", "newer", "nothing"])
-def test_damage_is_named(tmp_path: Path, damage: str) -> None:
-    folder = tmp_path / "maps"
-    write(folder).close()
-    manifest = folder / "manifest.json"
-    content = json.loads(manifest.read_text())
-    message = {
-        "truncated": r"maps\.raw should have 216 bytes but has 100",
-        "missing": r"rows\.raw should have 48 bytes but is missing",
-        "no json": "cannot be read as JSON",
-        "other kind": "does not describe a map store",
-        "newer": "schema version 9",
-        "nothing": "There is no map store",
-    }[damage]
-    if damage == "truncated":
-        (folder / "maps.raw").write_bytes((folder / "maps.raw").read_bytes()[:100])
-    elif damage == "missing":
-        (folder / "rows.raw").unlink()
-    elif damage == "nothing":
-        manifest.unlink()
-    else:
-        manifest.write_text(
-            {
-                "no json": "{",
-                "other kind": json.dumps(content | {"kind": "x"}),
-                "newer": json.dumps(content | {"schema_version": 9}),
-            }[damage]
-        )
-    with pytest.raises(MapStoreError, match=message):
-        MapStore.open(folder)
-    if damage in ("truncated", "no json", "other kind", "newer"):
-        with pytest.raises(MapStoreError):
-            MapWriter(folder, (2, 3, 3), torch.float32, {})
-
-
-def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
-    first = write(tmp_path)
-    with pytest.raises(MapStoreError, match="Another process is writing"):
-        MapWriter(tmp_path, (2, 3, 3), torch.float32, {})
-    first.close()
-    MapWriter(tmp_path, (2, 3, 3), torch.float32, {}).close()
+    plain = open_source(class_folder)
+    named = Named(plain.name, plain.image_ids, list(plain.labels.values()), plain._paths, plain._opener)
+    for write in (extract_maps, extract_to_store):
+        store = write(extractor, named, tmp_path / f"named {write.__name__}", batch_size=4, progress=False)[KEY]
+        assert store.names == [f"{i}.png" for i in range(11)]
+        assert store.contents is not None and store.contents[:, 0].tolist() == list(range(1, 12))
+    bare = extract_maps(extractor, plain.without_labels(), tmp_path / "bare", batch_size=4, progress=False)[KEY]
+    assert bare.contents is None

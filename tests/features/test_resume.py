@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from revelio_fast.data import open_source
-from revelio_fast.store import ActivationStore
+from revelio_fast.store import ActivationStore, StoreWriter
 from tests.features import killed_extraction
 from tests.tiny import picture
 
@@ -28,10 +28,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def rows_on_disk(out: Path, what: str) -> int:
+def rows_on_disk(out: Path) -> int:
     manifests = list(out.glob("*/*/manifest.json"))
     read = (json.loads(path.read_text()) for path in manifests)
-    return sum(m["shape"][0] if what == "maps" else m["rows"] for m in read)
+    return sum(manifest["rows"] for manifest in read)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_resume_is_bit_identical(tiny_sd: Path, tmp_path: Path, what: str, how: 
         stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 120
-    while process.poll() is None and rows_on_disk(out, what) < 20 and time.monotonic() < deadline:
+    while process.poll() is None and rows_on_disk(out) < 20 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
     process.send_signal(how)
@@ -64,7 +64,7 @@ def test_resume_is_bit_identical(tiny_sd: Path, tmp_path: Path, what: str, how: 
         assert not any(store.complete for store in stores)
         for store in stores:
             store.verify()
-    assert 20 <= rows_on_disk(out, what) < 4 * PICTURES
+    assert 20 <= rows_on_disk(out) < 4 * PICTURES
     survivors = {name: data for name, data in contents(out).items() if Path(name).name.startswith("shard-")}
 
     source = open_source(pictures)
@@ -82,11 +82,7 @@ def test_resume_is_bit_identical(tiny_sd: Path, tmp_path: Path, what: str, how: 
 def test_an_error_of_the_writing_thread_is_the_error_of_the_extraction(
     tiny_sd: Path, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    from revelio_fast.features.map_writer import MapWriter
-    from revelio_fast.store import writer
-
-    kind = writer.StoreWriter if what == "stores" else MapWriter
-    real, calls = kind.append, []
+    real, calls = StoreWriter.append, []
 
     def full(self: object, *rows: object) -> None:
         assert threading.current_thread().name == "revelio-write"
@@ -95,12 +91,12 @@ def test_an_error_of_the_writing_thread_is_the_error_of_the_extraction(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(self, *rows)
 
-    monkeypatch.setattr(kind, "append", full)
+    monkeypatch.setattr(StoreWriter, "append", full)
     source = open_source(class_folder)
     with pytest.raises(OSError, match="No space left on device"):
         killed_extraction.run(what, tiny_sd, source, tmp_path / "full")
     # Four stores: one batch of three images in each, and half of the next. What was appended is safe.
-    assert len(calls) == 7 and rows_on_disk(tmp_path / "full", what) == 6 * 3
+    assert len(calls) == 7 and rows_on_disk(tmp_path / "full") == 6 * 3
     monkeypatch.undo()
     killed_extraction.run(what, tiny_sd, source, tmp_path / "full")
     killed_extraction.run(what, tiny_sd, source, tmp_path / "undisturbed")
@@ -125,6 +121,6 @@ def test_new_images_are_added_to_a_finished_extraction(tiny_sd: Path, class_fold
     for what in ("stores", "maps"):
         out = tmp_path / what
         killed_extraction.run(what, tiny_sd, open_source(class_folder, limit=4), out)
-        first = rows_on_disk(out, what)
+        first = rows_on_disk(out)
         killed_extraction.run(what, tiny_sd, open_source(class_folder), out)
-        assert (first, rows_on_disk(out, what)) == (4 * 4, 4 * 11)
+        assert (first, rows_on_disk(out)) == (4 * 4, 4 * 11)

@@ -8,7 +8,7 @@ import torch
 
 from revelio_fast.gpu_check import model
 from revelio_fast.ops import Code, sparse_residual, use_backend
-from revelio_fast.ops.triton import decode_plan
+from revelio_fast.ops.sparse_decode import triton_plan as decode_plan
 from tests.ops.cases import problem, random_code
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ import torch
 
 from revelio_fast.gpu_check import parity
 from revelio_fast.gpu_check.problems import SMALL, differing, off
-from revelio_fast.ops import backends, dispatch
-from tests.ops.conftest import cuda_on_host, shim_module  # noqa: F401
+from revelio_fast.ops import backends, cpu_runtime, dispatch, triton_runtime
+from tests.ops.conftest import cuda_on_host, probed_anew, shim_module  # noqa: F401
 
 ODD = SMALL[1:2]
 
@@ -25,17 +25,21 @@ def test_every_backend_passes(op, shapes, cuda_on_host, monkeypatch):  # noqa: F
 
 
 def test_every_op_is_checked():
-    assert set(parity.CHECKS) == set(dispatch.TABLE)
+    assert set(parity.CHECKS) == set(dispatch.OPS)
 
 
 def spoiled(op: str, at: int, change):
     """The reference of `op`, with one element of its result `at` changed."""
-    module = importlib.import_module(f"revelio_fast.ops.reference.{dispatch.MODULE.get(op, op.rstrip('_'))}")
+    module = importlib.import_module(f"{dispatch.OPS[op].package}.reference")
     right = getattr(module, op)
 
-    def wrong(*arguments):
-        result = right(*arguments)
-        changed = arguments[at] if op.endswith("_") else (result if isinstance(result, tuple) else (result,))[at]
+    def wrong(**arguments):
+        result = right(**arguments)
+        changed = (
+            list(arguments.values())[at]
+            if op.endswith("_")
+            else (result if isinstance(result, tuple) else (result,))[at]
+        )
         if changed.numel():
             changed.view(-1)[-1] = change(changed.view(-1)[-1])
         return result
@@ -63,31 +67,30 @@ SPOILED = [
 
 
 @pytest.mark.parametrize(("op", "at", "change"), SPOILED)
-def test_one_wrong_element_is_found(op, at, change, monkeypatch):
-    module = importlib.import_module(f"revelio_fast.ops.cpu.{dispatch.MODULE.get(op, op.rstrip('_'))}")
+def test_one_wrong_element_is_found(op, at, change, monkeypatch, probed_anew):  # noqa: F811
+    module = importlib.import_module(f"{dispatch.OPS[op].package}.cpu")
     monkeypatch.setattr(module, op, spoiled(op, at, change))
-    monkeypatch.setattr(module, "unavailable", lambda: "")
+    monkeypatch.setattr(cpu_runtime, "unavailable", str)
     monkeypatch.setattr(parity, "CHECKS", {op: parity.CHECKS[op]})
     (finding,) = parity.parity("cpu", ("cpu",), ODD)
     assert finding.passed is False and " is off by " in finding.words
 
 
-def test_a_backend_that_raises_is_a_finding(monkeypatch):
-    def lost(*arguments):
+def test_a_backend_that_raises_is_a_finding(monkeypatch, probed_anew):  # noqa: F811
+    def lost(**arguments):
         raise RuntimeError("an illegal memory access was encountered")
 
-    module = importlib.import_module("revelio_fast.ops.cpu.invert_code")
+    module = importlib.import_module("revelio_fast.ops.invert_code.cpu")
     monkeypatch.setattr(module, "invert_code", lost)
-    monkeypatch.setattr(module, "unavailable", lambda: "")
+    monkeypatch.setattr(cpu_runtime, "unavailable", str)
     monkeypatch.setattr(parity, "CHECKS", {op: parity.CHECKS[op] for op in ("invert_code", "sparse_decode")})
     found = {finding.what.split()[0]: finding for finding in parity.parity("cpu", ("cpu",), ODD)}
     assert found["invert_code"].passed is False and "illegal memory access" in found["invert_code"].words
     assert found["sparse_decode"].passed and "FAIL" in str(found["invert_code"])
 
 
-def test_a_backend_that_cannot_run_is_skipped_with_its_reason(monkeypatch):
-    module = importlib.import_module("revelio_fast.ops.triton.sparse_decode")
-    monkeypatch.setattr(module, "unavailable", lambda: "there is no CUDA device")
+def test_a_backend_that_cannot_run_is_skipped_with_its_reason(monkeypatch, probed_anew):  # noqa: F811
+    monkeypatch.setattr(triton_runtime, "unavailable", lambda: "there is no CUDA device")
     monkeypatch.setattr(parity, "CHECKS", {"sparse_decode": parity.CHECKS["sparse_decode"]})
     found = list(parity.parity("cpu", ("triton",), ODD))
     assert [(finding.passed, finding.words) for finding in found] == [(None, "there is no CUDA device")]

@@ -2,8 +2,11 @@
 
 import argparse
 import csv
+import json
+import math
 import pathlib
 import pickle
+import re
 import zipfile
 
 import pytest
@@ -14,6 +17,8 @@ from revelio_fast import KSAEConfig, KSparseAutoencoder, load_sae, train_ksae
 from revelio_fast.ksae.batches import TrainingRows
 from revelio_fast.ksae.engines import take_step
 from revelio_fast.ksae.evaluation import official_statistics
+from revelio_fast.ksae.state import TrainingState
+from revelio_fast.ksae.sums import mean_rows
 from tests.ksae.data import planted
 
 SMALL = dict(k=3, n_latents=48, steps=20, batch_size=50, warmup_steps=5, log_every=5, checkpoint_every=10)
@@ -106,10 +111,17 @@ def test_weights_are_looked_at_before_they_are_saved(tmp_path, monkeypatch):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_seed_too_large_for_the_shuffling_is_named():
-    with pytest.raises(ValueError, match=r"seed must be below 2\*\*32, got 4294967296"):
-        KSAEConfig(seed=2**32)
-    train(planted(100)[0], seed=2**32 - 1)
+def test_any_whole_seed_trains_and_a_negative_one_is_named():
+    train(planted(100)[0], seed=2**40)
+    with pytest.raises(ValueError, match=r"seed must be a whole number of at least 0 and below .*, got -1"):
+        KSAEConfig(seed=-1)
+
+
+def test_data_of_the_same_seed_shares_no_numbers_with_the_initial_weights():
+    directions = torch.nn.functional.normalize(torch.randn(32, 16, generator=torch.Generator().manual_seed(3)))
+    decoder = train(planted(100)[0], seed=3, steps=1, lr=1e-9).sae.W_dec
+    # The nearest of 48 x 32 independent pairs of directions in 16 dimensions has a cosine of about 0.8.
+    assert (decoder @ directions.T).max() < 0.99
 
 
 def test_divergence_stops_before_it_is_saved(tmp_path):
@@ -125,7 +137,7 @@ def test_the_history_can_be_read_while_the_run_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr("revelio_fast.ksae.train.held_out_fvu", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(planted(300)[0], tmp_path, steps=40, eval_every=15)
+        train(planted(300)[0], tmp_path, steps=40, eval_every=15, val_fraction=0.2)
     with (tmp_path / "history.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == [1, 5, 10]
 
@@ -135,12 +147,63 @@ def test_official_bias_is_the_mean_of_a_batch_that_is_then_passed_over(monkeypat
     seen = []
     monkeypatch.setattr(
         "revelio_fast.ksae.train.official_statistics",
-        lambda sae, x: seen.append((sae.b_pre.clone(), x)) or {},
+        lambda state, x, _: seen.append((state.sae.b_pre.clone(), x)) or {},
     )
-    train(x, semantics="official", holdout=0.0, steps=1)
+    train(x, compat="authors", val_fraction=0.0, steps=1)
     (b_pre, first), rows = seen[0], TrainingRows(x, 50, 0, 0.0, keep_short=True)
-    assert torch.equal(b_pre, rows.batch(0).mean(0))
+    assert torch.equal(b_pre, mean_rows(rows.batch(0)))
     assert torch.equal(first, rows.batch(1))
+
+
+def test_authors_semantics_train_on_all_rows_unless_asked(tmp_path):
+    x, _ = planted(300)
+    result = train(x, tmp_path / "all", compat="authors", steps=6)
+    assert result.metrics["rows_seen"] == 300 and math.isnan(result.metrics["holdout_fvu"]) and not result.notes
+    asked = train(x, compat="authors", val_fraction=0.1, steps=6)
+    assert asked.metrics["rows_seen"] == 270
+    assert 0 < asked.metrics["holdout_fvu"] < 10
+
+
+def test_official_counts_survive_a_resume(tmp_path):
+    x, _ = planted(300)
+    changes = dict(compat="authors", log_every=3)
+    train(x, tmp_path / "parts", steps=9, **changes)
+    train(x, tmp_path / "parts", steps=20, **changes)
+    train(x, tmp_path / "whole", steps=20, **changes)
+    names = [tmp_path / part / "checkpoint/step-00000020.safetensors" for part in ("parts", "whole")]
+    counts = [load_file(name)["official_active"] for name in names]
+    assert torch.equal(*counts) and counts[0].max() == 50 * 8
+
+
+@pytest.mark.parametrize(
+    ("rows", "validation", "reason"),
+    [
+        (
+            torch.randn(12, 16),
+            None,
+            r"a held-out FVU needs at least 10 rows, and 0.05 of 12 are 1: all rows were train",
+        ),
+        (torch.randn(60, 16), torch.randn(9, 16), r"a held-out FVU needs at least 10 rows, and validation has 9"),
+        (torch.full((300, 16), 0.3), None, r"the held-out rows are all equal: there is no variance to explain"),
+    ],
+)
+def test_a_held_out_fvu_without_meaning_is_left_out_with_a_reason(tmp_path, rows, validation, reason):
+    config = KSAEConfig(**SMALL)
+    result = train_ksae(rows, config, validation=validation, out_dir=tmp_path, progress=False)
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert math.isnan(result.metrics["holdout_fvu"]) and written["metrics"]["holdout_fvu"] is None
+    assert all(math.isnan(value) for value in result.history["holdout_fvu"])
+    assert written["notes"] == result.notes and re.search(reason, result.notes["holdout_fvu"])
+
+
+def test_few_rows_are_all_trained_on():
+    assert TrainingRows(torch.randn(12, 4), 50, 0, 0.05).count == 12
+    assert TrainingRows(torch.randn(200, 4), 50, 0, 0.05).count == 190
+
+
+def test_a_batch_of_one_row_is_refused():
+    with pytest.raises(ValueError, match=r"a batch of one row has no variance to explain: 90 training rows in batches"):
+        train(planted(100)[0], batch_size=1, val_fraction=0.1)
 
 
 def test_official_explained_variance_is_uncentred():
@@ -148,7 +211,9 @@ def test_official_explained_variance_is_uncentred():
     sae = KSparseAutoencoder(16, n_latents=48, k=3)
     x_hat = sae(x).x_hat
     want = torch.stack([1 - (r - h).square().sum() / r.square().sum() for r, h in zip(x, x_hat, strict=True)]).mean()
-    assert official_statistics(sae, x)["official_explained_variance"] == pytest.approx(want.item(), rel=1e-4)
+    state = TrainingState(sae)
+    state.count_official_activity()
+    assert official_statistics(state, x, 150)["official_explained_variance"] == pytest.approx(want.item(), rel=1e-4)
 
 
 def test_encoding_features_of_another_width_names_both():
@@ -196,9 +261,9 @@ class NoFields:
     [
         (NoFields(), {}, r"does not say how many latents are active: pass k="),
         ({"k": True}, {}, r"does not say how many latents are active: pass k="),
-        ({"k": 13}, {}, r"sae.pt: k must lie between 1 and its 12 latents, got 13"),
-        ({"k": 2}, {"W_enc": NoFields()}, r"sae.pt is not a Revelio checkpoint: its W_enc is no tensor"),
-        ({"k": 2}, {"W_dec": [1.0, 2.0]}, r"sae.pt is not a Revelio checkpoint: its W_dec is no tensor"),
+        ({"k": 13}, {}, r"sae.pt: k must lie between 1 and the number of latents = 12, got 13"),
+        ({"k": 2}, {"W_enc": NoFields()}, r"sae.pt is not a Revelio checkpoint: .*W_enc \("),
+        ({"k": 2}, {"W_dec": [1.0, 2.0]}, r"sae.pt is not a Revelio checkpoint: .*W_dec \("),
         ({"k": 2}, {"W_dec": torch.zeros(12)}, r"sae.pt: W_dec has shape \[12\], expected \[latents, width\]"),
         ({"k": 2}, {"W_enc": torch.zeros(12, 4)}, r"sae.pt: W_enc has shape \[4, 12\], expected \[12, 4\]"),
     ],

@@ -8,6 +8,9 @@ import torch
 
 from revelio_fast import KSparseAutoencoder, load_sae
 
+# Files with names of their own, of all formats: nothing else of a repository is downloaded.
+KNOWN = ["activation_scaler.json", "ae.pt", "cfg.json", "config.json", "model.safetensors", "sae.safetensors",
+         "sae_weights.safetensors", "state_dict.pth"]  # fmt: skip
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
 
@@ -44,9 +47,21 @@ def test_what_is_uploaded_comes_back(hub):
     assert hub == [
         ("create", "me/sae", {"private": True, "exist_ok": True}),
         ("upload", "me/sae", "first"),
-        ("download", "me/sae", None, ["config.json", "model.safetensors"]),
-        ("download", "me/sae", "v1", ["config.json", "model.safetensors"]),
+        ("download", "me/sae", None, KNOWN),
+        ("download", "me/sae", "v1", KNOWN),
     ]
+
+
+def test_a_folder_and_a_file_in_a_repository(hub, tmp_path):
+    sae = KSparseAutoencoder(8, n_latents=24, k=3, relu=True)
+    sae.save_as(tmp_path / "them/saes/layers.5", "sparsify")
+    assert load_sae("them/saes/layers.5").k == 3
+    inside = ["layers.5", *(f"layers.5/{name}" for name in KNOWN)]
+    assert hub == [("download", "them/saes", None, sorted(inside))]
+    with pytest.raises(FileNotFoundError, match=r"the Hub repository 'them/saes' has no layers.6"):
+        load_sae("them/saes/layers.6")
+    with pytest.raises(FileNotFoundError, match=r"the Hub repository 'them/saes' has no x/y.pt"):
+        load_sae("them/saes/x/y.pt")
 
 
 def test_without_huggingface_hub_the_extra_is_named(monkeypatch):

@@ -19,11 +19,11 @@ def start(**changes) -> tuple[TrainingState, KSAEConfig]:
     return TrainingState(KSparseAutoencoder(D, k=4, n_latents=N)), config
 
 
-@pytest.mark.parametrize("semantics", ["paper", "official"])
-def test_a_captured_run_gives_the_bits_of_an_eager_one(semantics):
+@pytest.mark.parametrize("compat", ["paper", "authors"])
+def test_a_captured_run_gives_the_bits_of_an_eager_one(compat):
     x, cuda, ends, reports = planted(430, D)[0], FakeCuda(), [], []
     for capture in (False, True):
-        state, config = start(semantics=semantics)
+        state, config = start(compat=compat)
         rows = TrainingRows(x, 100, 0, 0.0, keep_short=True)  # the last batch of an epoch is short: another shape
         step = Stepper(state, config, 1000, cuda=cuda, capture=capture)
         reports.append([[value.item() for value in step(rows.batch(number))] for number in range(40)])
@@ -61,9 +61,9 @@ def on_meta(**changes) -> tuple[TrainingState, KSAEConfig, torch.Tensor]:
         return state, config, torch.empty(100, D)
 
 
-@pytest.mark.parametrize("semantics", ["paper", "official"])
-def test_a_captured_step_never_waits_for_the_gpu(semantics):
-    state, config, x = on_meta(semantics=semantics)
+@pytest.mark.parametrize("compat", ["paper", "authors"])
+def test_a_captured_step_never_waits_for_the_gpu(compat):
+    state, config, x = on_meta(compat=compat)
     step = Stepper(state, config, 1000, cuda=FakeCuda(), capture=True)
     with Syncs() as syncs:
         step._without_readback(x)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from revelio_fast import ActivationStore, KSAEConfig, train_ksae
-from revelio_fast.ksae import batches, row_sources
+from revelio_fast import ActivationStore, KSAEConfig, seeds, train_ksae
+from revelio_fast.ksae import batches
 from revelio_fast.ksae.batches import TrainingRows
 from revelio_fast.ksae.row_sources import Features
-from revelio_fast.store import StoreError
+from revelio_fast.store import StoreError, memory
 from tests.ksae.data import planted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def stored(folder, count=330, dtype=torch.bfloat16, **changes):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("changes", [{}, {"semantics": "official"}, {"holdout": 0.0}, {"aux_k": 4, "dead_after": 100}])
+@pytest.mark.parametrize("changes", [{}, {"compat": "authors"}, {"val_fraction": 0.0}, {"aux_k": 4, "dead_after": 100}])
 def test_the_same_files_from_disk_memory_and_a_tensor(tmp_path, dtype, changes):
     store = stored(tmp_path, dtype=dtype)
     x = store.features()
@@ -48,19 +48,18 @@ def test_the_same_files_from_disk_memory_and_a_tensor(tmp_path, dtype, changes):
 
 
 def test_batches_are_those_of_whole_permutations():
-    """The rows that runs of older versions saw: two int64 permutations, the second of the sorted training rows."""
+    """Two permutations, each from a stream of its own: which rows are held out, and the order of the others."""
     x = torch.arange(1003.0)[:, None]
     for holdout, keep_short in ((0.05, False), (0.3, True), (0.0, False)):
         got = TrainingRows(x, 100, 5, holdout, keep_short=keep_short)
-        order = torch.randperm(1003, generator=torch.Generator().manual_seed(5))
+        order = torch.randperm(1003, generator=seeds.generator(5, "ksae.validation"))
         held = round(1003 * holdout)
         training = order[held:].sort().values
         assert torch.equal(got.apart, order[:held].sort().values)
         for step in range(25):
             epoch, place = divmod(step, got.batches_per_epoch)
-            shuffled = training[
-                torch.randperm(len(training), generator=torch.Generator().manual_seed(1_000_003 * 6 + epoch))
-            ]
+            order = torch.randperm(len(training), generator=seeds.generator(5, "ksae.shuffle", epoch))
+            shuffled = training[order]
             assert torch.equal(got.batch(step), x[shuffled[place * 100 : (place + 1) * 100]])
 
 
@@ -124,7 +123,7 @@ def test_a_store_is_held_where_a_third_of_the_free_memory_holds_it(tmp_path, mon
     store = stored(tmp_path)
     size = store.rows * store.d * 2
     for free, held in ((3 * size, True), (3 * size - 3, False)):
-        monkeypatch.setattr(row_sources, "available_memory", lambda free=free: free)
+        monkeypatch.setattr(memory, "available_memory", lambda free=free: free)
         chosen = Features("data", ActivationStore.open(store.path))
         assert (chosen.held is not None) == held
     assert Features("data", ActivationStore.open(store.path), "memory").held.dtype == torch.bfloat16
@@ -139,7 +138,7 @@ def test_nan_rows_of_a_store_and_wrong_choices_are_named(tmp_path, monkeypatch):
     store = stored(tmp_path, 9000)
     with pytest.raises(ValueError, match=r"data holds NaN or infinity, first in row 5003: remove such rows"):
         train_ksae(store, small(data="disk"), progress=False)
-    with pytest.raises(ValueError, match=r"data must be one of \('auto', 'memory', 'disk'\), got 'ram'"):
+    with pytest.raises(ValueError, match=r"data must be one of 'auto', 'memory', 'disk', got 'ram'"):
         small(data="ram")
 
 

@@ -107,7 +107,7 @@ def test_a_store_gives_the_same_as_its_features(tmp_path):
 
 def test_held_out_rows_are_never_trained_on():
     x = torch.arange(40.0)[:, None].repeat(1, 2)
-    rows = TrainingRows(x, batch_size=7, seed=3, holdout=0.25)
+    rows = TrainingRows(x, batch_size=7, seed=3, val_fraction=0.25)
     seen = torch.cat([rows.batch(step)[:, 0] for step in range(40)]).unique()
     held_out = torch.cat(list(rows.held_out.blocks()))[:, 0]
     assert len(rows.apart) == len(held_out) == 10
@@ -118,21 +118,21 @@ def test_held_out_rows_are_never_trained_on():
 
 def test_batches_do_not_depend_on_where_a_run_starts():
     x, _ = planted(100)
-    straight = TrainingRows(x, 30, seed=1, holdout=0.1)
+    straight = TrainingRows(x, 30, seed=1, val_fraction=0.1)
     batches = [straight.batch(step) for step in range(9)]
-    assert torch.equal(TrainingRows(x, 30, seed=1, holdout=0.1).batch(8), batches[8])
+    assert torch.equal(TrainingRows(x, 30, seed=1, val_fraction=0.1).batch(8), batches[8])
 
 
 def test_fewer_rows_than_a_batch_are_taken_whole():
     x, _ = planted(60)
-    result = train_ksae(x, small(batch_size=8192, holdout=0.0), progress=False)
+    result = train_ksae(x, small(batch_size=8192, val_fraction=0.0), progress=False)
     assert result.metrics["rows_seen"] == 60 * 30
 
 
 def test_official_semantics_keep_the_short_last_batch():
     x, _ = planted(120)
-    paper = train_ksae(x, small(steps=6, holdout=0.0), progress=False).metrics["rows_seen"]
-    official = train_ksae(x, small(steps=6, holdout=0.0, semantics="official"), progress=False).metrics["rows_seen"]
+    paper = train_ksae(x, small(steps=6, val_fraction=0.0), progress=False).metrics["rows_seen"]
+    official = train_ksae(x, small(steps=6, val_fraction=0.0, compat="authors"), progress=False).metrics["rows_seen"]
     assert (paper, official) == (300, 240)
 
 
@@ -149,7 +149,7 @@ def test_l0_and_dead_latents_are_those_of_the_codes(monkeypatch, engine, aux_k, 
 
     monkeypatch.setattr("revelio_fast.ksae.stepper.take_step", watched)
     x, _ = planted(400)
-    changes = dict(steps=40, dead_after=4 * batch, log_every=1, holdout=0.0, relu=True, aux_k=aux_k)
+    changes = dict(steps=40, dead_after=4 * batch, log_every=1, val_fraction=0.0, relu=True, aux_k=aux_k)
     history = train_ksae(x, small(engine=engine, k=k, batch_size=batch, **changes), progress=False).history
     for step in range(40):
         alive = {
@@ -208,9 +208,13 @@ def test_held_out_fvu_of_given_rows():
             {},
             r"holds NaN or infinity, first in row 13",
         ),
-        (torch.randn(20, 8), {"engine": "jax"}, r"engine must be one of \('fused', 'autograd'\), got 'jax'"),
-        (torch.randn(20, 8), {"lr": -1}, r"lr must be a positive number, got -1"),
-        (torch.randn(20, 8), {"holdout": 1.0}, r"holdout must be a share in \[0, 1\), got 1.0"),
+        (torch.randn(20, 8), {"engine": "jax"}, r"engine must be one of 'fused', 'autograd', got 'jax'"),
+        (torch.randn(20, 8), {"lr": -1}, r"lr must be a number above 0, got -1"),
+        (
+            torch.randn(20, 8),
+            {"val_fraction": 1.0},
+            r"val_fraction must be a number of at least 0 and below 1",
+        ),
         (torch.randn(20, 8), {"steps": 0}, r"steps must be a whole number of at least 1, got 0"),
     ],
 )

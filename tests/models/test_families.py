@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -268,14 +269,14 @@ def test_dit_official_is_the_authors_view_without_noise(model: Build) -> None:
         latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
         dit(latents.contiguous(), timestep=torch.full((3,), 250), class_labels=torch.full((3,), 1000))
     stacked = torch.stack(collected, 1)
-    extractor = make(model, "dit", ["block1", "block3"], prompt="", official=True)
+    extractor = make(model, "dit", ["block1", "block3"], prompt="", compat="authors")
     found = extractor.extract(IMAGES, pool=False)
     for block in (1, 3):
         assert torch.equal(found[f"block{block}", 250], stacked[:, block].view(3, 32, 4, 4))
     pooled = extractor.extract(IMAGES)
     assert torch.equal(pooled["block1", 250], stacked[:, 1].view(3, 32, 4, 4).mean((2, 3)))
-    assert extractor.about()["official"] is True
-    assert "official" not in make(model, "dit", ["block1"]).about()
+    assert extractor.metadata()["compat"] == "authors"
+    assert "compat" not in make(model, "dit", ["block1"]).metadata()
 
 
 def test_dit_reads_class_names(model: Build, tmp_path: Path) -> None:
@@ -336,8 +337,8 @@ def _width(family: str) -> tuple[int]:
 
 
 def test_official_is_for_dit(model: Build) -> None:
-    with pytest.raises(ModelError, match="official=True reproduces what the authors' code does to DiT"):
-        make(model, "sd15", ["bottleneck"], official=True)
+    with pytest.raises(ModelError, match="compat='authors' reproduces what the authors' code does to DiT"):
+        make(model, "sd15", ["bottleneck"], compat="authors")
 
 
 def test_loading_shows_no_bars(model: Build, capfd: pytest.CaptureFixture[str]) -> None:
@@ -365,7 +366,7 @@ def test_the_compiler_takes_the_tapped_network_in_one_piece(
         expected = whole(family).extract(images, pool=False)
         assert all(torch.equal(found[key], expected[key]) for key in found)
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
-    assert extractor.about()["compiled"] is True
+    assert extractor.metadata()["compile"] is True
 
 
 @pytest.mark.slow
@@ -397,7 +398,7 @@ def test_a_forward_never_waits_for_the_gpu(model: Build, family: str) -> None:
     known = make(model, family, [layer]).family
     told = {name: rows.to("meta") for name, rows in known.embed(["", "3"]).items()}
     known.network.to("meta")
-    known._spec = known._spec._replace(device=torch.device("meta"))
+    known._spec = dataclasses.replace(known._spec, device=torch.device("meta"))
     with Syncs() as syncs:
         known.forward(
             torch.empty(2, *known.latent_shape, device="meta"), torch.empty(2, dtype=torch.int64, device="meta"), told

@@ -121,8 +121,8 @@ def test_prompts_are_recorded_and_a_changed_one_is_refused(
     write(extractor, open_source(captioned, limit=4), out, progress=False)
     store = write(extractor, captioned, out, progress=False)[KEY]
     assert sorted(store.image_ids.tolist()) == sorted(open_source(captioned).image_ids)
-    assert store.about["prompt"] == {"mode": "column", "column": "caption"}
-    record = store.path / store.about["prompts"]
+    assert store.metadata["prompt"] == {"mode": "column", "column": "caption"}
+    record = store.path / store.metadata["prompts"]
     with record.open(newline="") as file:
         rows = {row["path"]: row["prompt"] for row in csv.DictReader(file)}
     assert [rows[item.path] for item in open_source(captioned)] == CAPTIONS
@@ -138,7 +138,7 @@ def test_prompts_are_recorded_and_a_changed_one_is_refused(
 
 def test_one_prompt_for_all_needs_no_record(tiny_sd: Path, class_folder: Path, tmp_path: Path) -> None:
     store = extract_to_store(make(tiny_sd, Fixed("a cat")), class_folder, tmp_path / "out", progress=False)[KEY]
-    assert store.about["prompt"] == "a cat" and "prompts" not in store.about
+    assert store.metadata["prompt"] == "a cat" and "prompts" not in store.metadata
     assert not list((tmp_path / "out").glob("prompts-*"))
 
 
@@ -209,7 +209,7 @@ def test_the_true_class_is_marked_as_an_oracle(class_folder: Path, tiny_sd: Path
     told = ClassTemplate("a photo of a {}")
     assert list(told.texts(source).values()) == ["a photo of a cat"] * 5 + ["a photo of a dog"] * 6
     store = extract_to_store(make(tiny_sd, told), source, tmp_path, progress=False)[KEY]
-    assert store.about["prompt"]["oracle"] is True
+    assert store.metadata["prompt"]["oracle"] is True
     with pytest.raises(SourceError, match="no class names"):
         told.texts(source.without_labels())
     partly = ImageSource("partly", ["a", "b"], [0, -1], str, picture, ["cat"])
@@ -228,8 +228,9 @@ def test_what_clip_sees_becomes_the_prompt(class_folder: Path, tiny_sd: Path, ti
     assert set(texts.values()) == {"a cat", "a dog"}
     expected = by_number(make(tiny_sd, ""), source, 8, prompts=texts)
     assert torch.equal(store.features(), torch.stack(list(expected.values())))
-    assert store.about["prompt"]["mode"] == "from_clip" and store.about["prompt"]["templates"] == ["a {}", "one {}"]
-    with (store.path / store.about["prompts"]).open(newline="") as file:
+    prompt = store.metadata["prompt"]
+    assert prompt["mode"] == "from_clip" and prompt["templates"] == ["a {}", "one {}"]
+    with (store.path / store.metadata["prompts"]).open(newline="") as file:
         assert {int(row["image_id"]): row["prompt"] for row in csv.DictReader(file)} == texts
     (kept,) = (tmp_path / "out").glob("clip-*.csv")
     before = kept.read_bytes()

@@ -125,7 +125,7 @@ def test_the_prompt_and_the_seed_matter_and_repeat(tiny_sd: Path) -> None:
 def test_random_weights_are_seeded_and_other(tiny_sd: Path) -> None:
     def features(seed: int) -> Tensor:
         made = FeatureExtractor.from_pretrained(tiny_sd, ["up_ft1"], [0], seed=seed, random_weights=True)
-        assert made.about()["random_weights"] is True
+        assert made.metadata()["random_weights"] is True
         return made.extract(IMAGES)["up_ft1", 0]
 
     before = torch.get_rng_state()
@@ -195,8 +195,8 @@ def test_a_wrong_layer_lists_the_right_ones(tiny_sd: Path, layer: str) -> None:
         ({"prompt": ["a", "b"]}, "prompt must be one text"),
         ({"image_size": 30}, "multiple of 4"),
         ({"image_size": 2}, "multiple of 4"),
-        ({"dtype": "int8"}, "dtype must be"),
-        ({"dtype": torch.float64}, "dtype must be"),
+        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"dtype": torch.float64}, "dtype must be one of"),
         ({"noise_samples": 0}, "noise_samples"),
     ],
 )

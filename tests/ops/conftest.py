@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from revelio_fast.ops import backends, dispatch, use_backend
-from revelio_fast.ops.cuda import native
+from revelio_fast.ops import backends, cuda_runtime, dispatch, use_backend
 from tests import shim
 
 
 def pytest_generate_tests(metafunc) -> None:
     if "backend" in metafunc.fixturenames:
-        by_device = dispatch.TABLE[metafunc.module.OP]
-        names = ["torch", *(name for device in ("cpu", "cuda") for name in by_device[device] if name != "torch")]
+        names = ["torch", *dispatch.OPS[metafunc.module.OP].preferred.values()]
         metafunc.parametrize("backend", names, indirect=True)
 
 
@@ -37,11 +35,19 @@ def shim_module():
 
 
 @pytest.fixture
-def cuda_on_host(shim_module, monkeypatch):
+def probed_anew() -> Iterator[None]:
+    """What a test changes about backends is looked at, and forgotten after it."""
+    dispatch.reset()
+    yield
+    dispatch.reset()
+
+
+@pytest.fixture
+def cuda_on_host(shim_module, monkeypatch, probed_anew):
     """Backend "cuda" takes CPU tensors and runs its kernels in the shim."""
     shim.schedule(shim_module, seed=0)
-    monkeypatch.setattr(native, "load", lambda: shim_module)
-    monkeypatch.setattr(dispatch, "on_host", dispatch.on_host | {"cuda"})
+    monkeypatch.setattr(cuda_runtime, "load", lambda: shim_module)
+    monkeypatch.setitem(dispatch.DEVICES, "cuda", {"cpu", "cuda"})
     return shim_module
 
 

@@ -16,7 +16,7 @@ from revelio_fast.ops import (
     Code,
     TopState,
     adam_unit_norm_step_,
-    cpu,
+    cpu_runtime,
     invert_code,
     sparse_backward,
     sparse_decode,
@@ -61,4 +61,4 @@ if __name__ == "__main__":
     with use_backend("cpu"):
         drawn = load_file(sys.argv[1])
         save_file(results(**drawn | {"k": int(drawn["k"])}), sys.argv[2])
-    print(cpu.isa())
+    print(cpu_runtime.isa())

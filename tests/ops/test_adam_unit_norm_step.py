@@ -123,9 +123,9 @@ def test_operator_contract(backend):
     p, code = problem(4, 8, 20, 3), random_code(4, 20, 3)
     arguments = (*rows_of(p), p.x, *code, torch.randn(4, 8), *invert_code(code, 20))
     constants = (1, LR, 0.9, 0.999, 1e-8, False, True, True, None, 0)
-    torch.library.opcheck(torch.ops.revelio_fast.adam_unit_norm_step_, (*arguments, *constants))
-    marks = {"settled": torch.zeros(20, dtype=torch.uint8)}
-    torch.library.opcheck(torch.ops.revelio_fast.adam_unit_norm_step_, (*arguments, *constants), marks)
+    shadow, marks = EncoderShadow.of(p.W_enc), torch.zeros(20, dtype=torch.uint8)
+    for optional in ((None,) * 5, (*shadow, torch.tensor(adam_scalars(1, LR)), marks)):
+        torch.library.opcheck(torch.ops.revelio_fast.adam_unit_norm_step_, (*arguments, *constants, *optional))
 
 
 def test_compiles_without_graph_breaks(backend):
@@ -193,61 +193,61 @@ def test_settled_latents_change_no_bit(backend, unit_norm, d):
     n, known = 200, 60
     p = problem(9, d, n, 6)
     p.W_dec[7] = 0
-    with_marks, without, settled = rows_of(p), rows_of(p), torch.zeros(n, dtype=torch.uint8)
+    with_marks, without, skip_mask = rows_of(p), rows_of(p), torch.zeros(n, dtype=torch.uint8)
     used = torch.zeros(n, dtype=torch.bool)
     for step in range(1, 19):
         code = random_code(9, known + 3 * step if step > 8 else known, 6)  # latents asleep so far come to life
         used[code.indices] = True
         x, grad = torch.randn(9, d), torch.randn(9, d)
-        for rows, marks in ((with_marks, settled), (without, None)):
-            adam_unit_norm_step_(rows, x, code, grad, step=step, lr=LR, unit_norm=unit_norm, settled=marks)
+        for rows, marks in ((with_marks, skip_mask), (without, None)):
+            adam_unit_norm_step_(rows, x, code, grad, step=step, lr=LR, unit_norm=unit_norm, skip_mask=marks)
         for name, a, b in zip(AdamRows._fields, with_marks, without, strict=True):
             assert torch.equal(a, b), (name, step)
-        assert not settled[used].any()
+        assert not skip_mask[used].any()
     if backend == "cpu":  # dividing by a norm next to 1 can go to and fro between two rows for ever, but seldom does
-        assert settled[~used].float().mean() > (0.8 if unit_norm else 0.99)
+        assert skip_mask[~used].float().mean() > (0.8 if unit_norm else 0.99)
 
 
 def test_settled_latents_are_skipped_until_they_have_an_entry():
     p = problem(4, 8, 20, 3)
-    rows, settled = rows_of(p), torch.zeros(20, dtype=torch.uint8)
-    settled[5] = settled[3] = 1
+    rows, skip_mask = rows_of(p), torch.zeros(20, dtype=torch.uint8)
+    skip_mask[5] = skip_mask[3] = 1
     rows.W_dec[5] *= 2
     code = Code(torch.ones(4, 1), torch.full((4, 1), 3))
     with use_backend("cpu"):
-        adam_unit_norm_step_(rows, p.x, code, torch.randn(4, 8), step=1, lr=LR, settled=settled)
+        adam_unit_norm_step_(rows, p.x, code, torch.randn(4, 8), step=1, lr=LR, skip_mask=skip_mask)
     assert torch.equal(rows.W_dec[5], 2 * p.W_dec[5]), "unit norm would have halved it"
-    assert (rows.W_enc[3] != p.W_enc[3]).all() and settled[5] and not settled[3]
+    assert (rows.W_enc[3] != p.W_enc[3]).all() and skip_mask[5] and not skip_mask[3]
 
 
 @pytest.mark.parametrize("name", ["m_enc", "v_enc", "m_dec", "v_dec", "m_b_enc", "v_b_enc"])
 def test_a_latent_with_a_moment_is_not_settled(backend, name):
     p = problem(4, 8, 20, 3)
-    rows, settled = rows_of(p), torch.zeros(20, dtype=torch.uint8)
+    rows, skip_mask = rows_of(p), torch.zeros(20, dtype=torch.uint8)
     getattr(rows, name)[5, ...].view(-1)[-1] = 1e-30
     code = Code(torch.ones(4, 1), torch.full((4, 1), 3))
     for step in range(1, 5):
-        adam_unit_norm_step_(rows, p.x, code, torch.randn(4, 8), step=step, lr=LR, unit_norm=False, settled=settled)
-    assert not settled[5] and not settled[3]
-    assert settled[6] == (backend == "cpu")
+        adam_unit_norm_step_(rows, p.x, code, torch.randn(4, 8), step=step, lr=LR, unit_norm=False, skip_mask=skip_mask)
+    assert not skip_mask[5] and not skip_mask[3]
+    assert skip_mask[6] == (backend == "cpu")
 
 
 def test_without_eps_nothing_is_settled(backend):
     p = problem(4, 8, 20, 3)
-    rows, settled = rows_of(p), torch.zeros(20, dtype=torch.uint8)
+    rows, skip_mask = rows_of(p), torch.zeros(20, dtype=torch.uint8)
     code = Code(torch.ones(4, 1), torch.full((4, 1), 3))
-    adam_unit_norm_step_(rows, p.x, code, torch.randn(4, 8), step=1, lr=LR, eps=0.0, settled=settled)
+    adam_unit_norm_step_(rows, p.x, code, torch.randn(4, 8), step=1, lr=LR, eps=0.0, skip_mask=skip_mask)
     assert rows.W_enc[5].isnan().all(), "0 / 0, as torch.optim.Adam has it"
-    assert not settled.any()
+    assert not skip_mask.any()
 
 
 def test_wrong_marks_are_named():
     p, code, grad = problem(4, 8, 20, 3), random_code(4, 20, 3), torch.randn(4, 8)
-    with pytest.raises(ValueError, match=r"settled must be torch.uint8, got torch.bool"):
-        adam_unit_norm_step_(rows_of(p), p.x, code, grad, step=1, lr=LR, settled=torch.zeros(20, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"settled must be contiguous"):
+    with pytest.raises(ValueError, match=r"skip_mask must be torch.uint8, got torch.bool"):
+        adam_unit_norm_step_(rows_of(p), p.x, code, grad, step=1, lr=LR, skip_mask=torch.zeros(20, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"skip_mask must be contiguous"):
         marks = torch.zeros(40, dtype=torch.uint8)[::2]
-        adam_unit_norm_step_(rows_of(p), p.x, code, grad, step=1, lr=LR, settled=marks)
+        adam_unit_norm_step_(rows_of(p), p.x, code, grad, step=1, lr=LR, skip_mask=marks)
 
 
 @pytest.mark.parametrize("copies", [1, 8, 9, 25])

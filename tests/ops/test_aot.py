@@ -40,8 +40,8 @@ def report(request, tmp_path_factory) -> dict:
 def test_a_spill_would_be_seen():
     pytest.importorskip("triton", reason="Triton is not installed")
     script = (
-        "import json; from bench.gpu_compile import compile_case; from revelio_fast.ops.triton import sparse_decode;"
-        "print(json.dumps(compile_case(sparse_decode.aot_cases(90)[0], 90, maxnreg=24)))"
+        "import json; from bench.gpu_compile import compile_case; from revelio_fast.ops.sparse_decode import triton;"
+        "print(json.dumps(compile_case(triton.aot_cases(90)[0], 90, maxnreg=24)))"
     )
     run = subprocess.run(
         [sys.executable, "-c", script], env=without_interpreter(), capture_output=True, text=True, cwd=ROOT, timeout=120

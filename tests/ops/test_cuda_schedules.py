@@ -20,12 +20,13 @@ from revelio_fast.ops import (
     adam_scalars,
     adam_unit_norm_step_,
     checks,
+    cuda_runtime,
+    dispatch,
     invert_code,
     sparse_backward,
     top_activations_update_,
     use_backend,
 )
-from revelio_fast.ops.cuda import native
 from revelio_fast.ops.sparse_backward import decode_backward, encode_backward
 from tests import shim
 from tests.ops.cases import assert_close, problem, random_code
@@ -83,8 +84,10 @@ def test_entries_of_no_latent_are_sorted_to_the_end(cuda_on_host):
     """On a GPU nobody looks at the indices beforehand: a bad one must not reach outside the tensors."""
     indices = torch.tensor([[3, -28, 0, 10], [20, 3, 2**40, 1]])
     offsets, rows, slots = (torch.empty(size, dtype=torch.int64) for size in (21, 8, 8))
-    space = native.workspace(indices, cuda_on_host.invert_code_workspace(8))
-    cuda_on_host.invert_code(*[t.data_ptr() for t in (indices, offsets, rows, slots, space)], 2, 4, 20, 0, 0)
+    space = cuda_runtime.workspace(indices, cuda_on_host.invert_code_workspace(8))
+    cuda_on_host.invert_code(
+        indices=indices, offsets=offsets, rows=rows, slots=slots, workspace=space, B=2, k=4, n=20, device=0, stream=0
+    )
     assert offsets.tolist() == [0, 1, 2, 2, *[4] * 7, *[5] * 10]
     assert list(zip(rows.tolist(), slots.tolist(), strict=True))[:5] == [(0, 2), (1, 3), (0, 0), (1, 1), (0, 3)]
 
@@ -231,9 +234,6 @@ def test_top_activations_update(cuda_on_host, m):
             assert torch.equal(a, b), name
 
 
-MODULES = ("invert_code", "sparse_backward", "adam_unit_norm_step", "top_activations_update")
-
-
 class Recorder(TorchDispatchMode):
     """The torch operators that run inside."""
 
@@ -254,23 +254,27 @@ def test_the_python_side_only_allocates(monkeypatch):
     rows, state = AdamRows.start(p.W_enc, p.W_dec, p.b_enc, p.b_pre), TopState.empty(n, 3)
     shadow, scalars = EncoderShadow.of(p.W_enc), torch.tensor(adam_scalars(1, 1e-3))
     images = torch.arange(B)
-    cuda = {name: importlib.import_module(f"revelio_fast.ops.cuda.{name}") for name in MODULES}
-    with Recorder() as recorder:
-        inverse = cuda["invert_code"].invert_code(code.indices, n)
-        cuda["sparse_backward"].sparse_backward(
-            p.x, *code, grad, p.W_enc, p.W_dec, p.b_pre, *inverse, True, True, grad, 1
-        )
-        cuda["sparse_backward"].decode_backward(grad, *code, p.W_dec)
-        cuda["sparse_backward"].encode_backward(p.x, code.values, code.indices, p.W_enc, p.b_pre, True)
-        cuda["adam_unit_norm_step"].adam_unit_norm_step_(
+    inverse = invert_code(code, n)
+    calls = {
+        "invert_code": (code.indices, n),
+        "sparse_backward": (p.x, *code, grad, p.W_enc, p.W_dec, p.b_pre, *inverse, True, True, grad, 1),
+        "decode_backward": (grad, *code, p.W_dec),
+        "encode_backward": (p.x, code.values, code.indices, p.W_enc, p.b_pre, True),
+        "adam_unit_norm_step_": (
             *rows, p.x, *code, grad, *inverse,
             1, 1e-3, 0.9, 0.999, 1e-8, False, True, True, None, 0, *shadow, scalars, None,
-        )  # fmt: skip
-        cuda["top_activations_update"].top_activations_update_(*state, *code, images, *inverse)
-    assert recorder.names <= {"aten::new_empty", "aten::empty_like", "aten::empty", "aten::detach"} and recorder.names
+        ),
+        "top_activations_update_": (*state, *code, images, *inverse),
+    }  # fmt: skip
+    with Recorder() as recorder:
+        for name, arguments in calls.items():
+            op = dispatch.OPS[name]
+            function = getattr(importlib.import_module(f"{op.package}.cuda"), name)
+            function(**dict(zip(op.arguments, arguments, strict=True)))
+    assert recorder.names <= {"aten::new_empty", "aten::empty_like", "aten::empty"} and recorder.names
 
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr(native, "place", lambda tensor: (3, 0))
+    monkeypatch.setattr(cuda_runtime, "place", lambda tensor: {"device": 3, "stream": 0})
     with pytest.raises(RuntimeError, match="cudaSetDevice on device 3 failed: invalid device ordinal"):
         invert_code(random_code(2, 5, 2), 5)

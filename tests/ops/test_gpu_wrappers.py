@@ -3,11 +3,12 @@
 The GPU is played by the "meta" device, where reading a value raises, and launches are noted instead of made.
 """
 
+import importlib
+
 import pytest
 import torch
 
-from revelio_fast.ops import AdamRows, EncoderShadow, TopState, checks, dispatch
-from revelio_fast.ops.cuda import native
+from revelio_fast.ops import AdamRows, EncoderShadow, TopState, checks, cuda_runtime, dispatch
 from tests.fake_cuda import Syncs
 
 B, D, K, M = 6, 20, 4, 3
@@ -30,7 +31,7 @@ class Launches:
 @pytest.fixture
 def launches(monkeypatch) -> Launches:
     noted = Launches()
-    monkeypatch.setattr(native, "load", lambda: noted)
+    monkeypatch.setattr(cuda_runtime, "load", lambda: noted)
     interpreter = pytest.importorskip("triton.runtime.interpreter")
 
     def run(kernel, *arguments, grid, warmup, **options):
@@ -41,7 +42,7 @@ def launches(monkeypatch) -> Launches:
 
 
 def arguments(op: str, N: int = 300) -> tuple:
-    """What ops/<op>.py hands to a backend."""
+    """What an op is called with."""
     with torch.device("meta"):
         x, grad, W, b_enc, b_pre = (
             torch.empty(B, D),
@@ -55,8 +56,8 @@ def arguments(op: str, N: int = 300) -> tuple:
         inverse = (offsets, rows, rows.clone())
         shadow = EncoderShadow.of(W)
         adam, top = AdamRows.start(W, W.clone(), b_enc, b_pre), TopState.empty(N, M)
-        settled = torch.empty(N, dtype=torch.uint8)
-        constants = (1, 1e-3, 0.9, 0.999, 1e-8, False, True, True, grad, 1, *shadow, torch.empty(2), settled)
+        skip_mask = torch.empty(N, dtype=torch.uint8)
+        constants = (1, 1e-3, 0.9, 0.999, 1e-8, False, True, True, grad, 1, *shadow, torch.empty(2), skip_mask)
         return {
             "topk_encode": (x, W, b_enc, b_pre, K, False, "fp32", *shadow),
             "sparse_decode": (values, indices, W, b_pre),
@@ -70,21 +71,24 @@ def arguments(op: str, N: int = 300) -> tuple:
         }[op]
 
 
+def implementation(op: str, module: str):
+    """The function of an op in one of its modules."""
+    return getattr(importlib.import_module(f"{dispatch.OPS[op].package}.{module}"), op)
+
+
 @pytest.mark.parametrize("n", [300, 40])  # with 40 latents topk_encode scores every row in full
-@pytest.mark.parametrize("op", dispatch.TABLE)
+@pytest.mark.parametrize("op", dispatch.OPS)
 def test_the_preferred_backend_never_waits_for_the_gpu(op, n, launches):
-    backend = dispatch.TABLE[op]["cuda"][0]
-    function, reason = dispatch._load(op, backend)
-    assert function is not None, reason
-    given = arguments(op, n)
+    function = implementation(op, dispatch.OPS[op].preferred["cuda"])
+    given = dict(zip(dispatch.OPS[op].arguments, arguments(op, n), strict=True))
     with Syncs() as syncs:
-        function(*given)
+        function(**given)
     assert not syncs.found and launches.names
 
 
 def test_the_search_finds_a_value_that_is_read_back(launches):
     with pytest.raises(Exception, match=r"meta|item"):
-        dispatch._load("topk_encode", "torch")[0](*arguments("topk_encode"))
+        implementation("topk_encode", "reference")(*arguments("topk_encode"))
     indices = arguments("invert_code")[0]
     checks.indices_in_range(indices, 300)
     with pytest.raises(RuntimeError, match="item"):

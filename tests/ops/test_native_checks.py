@@ -8,6 +8,7 @@ from revelio_fast.ops import (
     InverseCode,
     TopState,
     adam_unit_norm_step_,
+    dispatch,
     invert_code,
     sparse_backward,
     top_activations_update_,
@@ -15,7 +16,7 @@ from revelio_fast.ops import (
 )
 from tests.ops.cases import problem, random_code
 
-pytest.importorskip("revelio_fast._C", reason="the extension is not built")
+_C = pytest.importorskip("revelio_fast._C", reason="the extension is not built")
 
 B, D, N, K = 6, 10, 40, 4
 REFUSED = "inverse does not belong to this code: pass invert_code"
@@ -78,3 +79,36 @@ def test_empty_and_single(rows, k):
         want = sparse_backward(p.x, code, grad, p.W_enc, p.W_dec, p.b_pre, need_dx=True)
     for name, a, b in zip(got._fields, got, want, strict=True):
         torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_field_that_is_missing_misspelt_or_no_tensor_is_named():
+    """Before anything is read: a null pointer that a kernel relies on would end the process."""
+    indices = random_code(B, N, K).indices
+    offsets, rows, slots = (torch.zeros(size, dtype=torch.int64) for size in (N + 1, B * K, B * K))
+    given = dict(indices=indices, offsets=offsets, rows=rows, slots=slots, B=B, k=K, n=N)
+    with pytest.raises(TypeError, match="invert_code needs the argument slots"):
+        _C.invert_code(**given | {"slots": None})
+    with pytest.raises(TypeError, match="invert_code needs the argument n"):
+        _C.invert_code(**{name: value for name, value in given.items() if name != "n"})
+    with pytest.raises(TypeError, match="invert_code has no argument threads"):
+        _C.invert_code(**given, threads=2)
+    with pytest.raises(AttributeError, match="data_ptr"):
+        _C.invert_code(**given | {"indices": indices.data_ptr()})
+    with pytest.raises(TypeError):
+        _C.invert_code(**given | {"B": "six"})
+    assert not offsets.any()
+    # names made while the program runs are other objects than the interned ones, and the same names
+    _C.invert_code(**{"".join(name): value for name, value in given.items()})
+    assert offsets[-1] == B * K
+
+
+def test_a_name_that_two_structs_share_is_taken_once():
+    """W_enc is a field of the gradients and of the state; a misspelt keyword beside it must still be seen."""
+    rows = AdamRows.start(torch.zeros(N, D), torch.zeros(N, D), torch.zeros(N), torch.zeros(D))
+    code, op = random_code(B, N, K), dispatch.OPS["adam_unit_norm_step_"]
+    constants = (1, 0.1, 0.9, 0.999, 1e-8, False, True, True, None, 0, None, None, None, None, None)
+    batch = (torch.zeros(B, D), *code, torch.zeros(B, D), *invert_code(code, N))
+    given = dict(zip(op.arguments, (*rows, *batch, *constants), strict=True)) | dict(B=B, k=K, n=N, d=D, threads=1)
+    with pytest.raises(TypeError, match="adam_unit_norm_step has no argument moments"):
+        _C.adam_unit_norm_step(**given, moments=rows.m_enc)
+    _C.adam_unit_norm_step(**given)

@@ -86,6 +86,10 @@ def test_operator_contract(backend):
     arguments = (p.x, *code, torch.randn(4, 8), p.W_enc, p.W_dec, p.b_pre, *invert_code(code, 20))
     torch.library.opcheck(torch.ops.revelio_fast.sparse_backward, (*arguments, False, True, None, 0))
     torch.library.opcheck(torch.ops.revelio_fast.sparse_backward, (*arguments, True, False, torch.randn(4, 8), 1))
+    torch.library.opcheck(torch.ops.revelio_fast.decode_backward, (torch.randn(4, 8), *code, p.W_dec))
+    for need_dx in (False, True):
+        encoding = (p.x, *code, p.W_enc, p.b_pre, need_dx)
+        torch.library.opcheck(torch.ops.revelio_fast.encode_backward, encoding)
 
 
 def test_compiles_without_graph_breaks(backend):

@@ -142,7 +142,7 @@ def test_a_row_does_not_depend_on_its_batch(backend, precision):
 def test_operator_contract(backend):
     p = problem(4, 8, 20, 3)
     arguments = [t.clone().requires_grad_() for t in (p.x, p.W_enc, p.b_enc, p.b_pre)]
-    torch.library.opcheck(torch.ops.revelio_fast.topk_encode, (*arguments, 3, False, "fp32"))
+    torch.library.opcheck(torch.ops.revelio_fast.topk_encode, (*arguments, 3, False, "fp32", None, None, None))
 
 
 def test_compiles_without_graph_breaks(backend):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from revelio_fast.ops import topk_encode, use_backend
-from revelio_fast.ops.cpu import topk_encode as backend
-from revelio_fast.ops.cpu.native import load
+from revelio_fast.ops.cpu_runtime import load
+from revelio_fast.ops.topk_encode import cpu as backend
 from tests.ops.cases import assert_close, dot_error
 
 _C = pytest.importorskip("revelio_fast._C", reason="the extension is not built")
@@ -21,8 +21,10 @@ N, K = 3000, 16
 def encode(x, W_enc, b_enc, b_pre, k, bf16, screen, threads=1):
     """Values as bits (NaN equals NaN), indices, and how many latents were rescored and rows given up."""
     values, indices = x.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
-    pointers = [t.data_ptr() for t in (x, W_enc, b_enc, b_pre, values, indices)]
-    counts = load().topk_encode(*pointers, *x.shape, len(W_enc), k, False, bf16, screen, threads)
+    counts = load().topk_encode(
+        screen, x=x, W_enc=W_enc, b_enc=b_enc, b_pre=b_pre, values=values, indices=indices,
+        B=x.shape[0], d=x.shape[1], n=len(W_enc), k=k, relu=False, bf16=bf16, threads=threads,
+    )  # fmt: skip
     return values.view(torch.int32), indices, counts
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from revelio_fast.ops import topk_encode, use_backend
-from revelio_fast.ops.cpu import topk_encode as backend
-from revelio_fast.ops.cpu.native import load
+from revelio_fast.ops.cpu_runtime import load
+from revelio_fast.ops.topk_encode import cpu as backend
 
 _C = pytest.importorskip("revelio_fast._C", reason="the extension is not built")
 
@@ -28,8 +28,10 @@ def screen(request):
 def encode(x, W_enc, b_enc, b_pre, k, *, screen="", threads=1):
     """Values as bits (NaN equals NaN), indices, and how many latents were rescored and rows given up."""
     values, indices = x.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
-    pointers = [t.data_ptr() for t in (x, W_enc, b_enc, b_pre, values, indices)]
-    counts = load().topk_encode(*pointers, *x.shape, len(W_enc), k, False, False, screen, threads)
+    counts = load().topk_encode(
+        screen, x=x, W_enc=W_enc, b_enc=b_enc, b_pre=b_pre, values=values, indices=indices,
+        B=x.shape[0], d=x.shape[1], n=len(W_enc), k=k, relu=False, bf16=False, threads=threads,
+    )  # fmt: skip
     return values.view(torch.int32), indices, counts
 
 
@@ -133,7 +135,7 @@ def test_large_terms_that_cancel(bf16):
 
 
 def mixed(h):
-    """The hash of csrc/cpu/topk_int8.h, on int64 holding uint32."""
+    """The hash of csrc/cpu/topk_encode/int8.h, on int64 holding uint32."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         h = ((h ^ h >> shift) * factor) & MASK32
     return h ^ h >> 16

@@ -11,9 +11,10 @@ from revelio_fast.ops import EncoderShadow
 from tests.ops.cases import assert_close, dot_error
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from revelio_fast.ops.triton import topk_encode as triton_encode
-from revelio_fast.ops.triton import unavailable
-from revelio_fast.ops.triton.topk_plan import plan, traffic
+from revelio_fast.ops.topk_encode import triton as triton_encode
+from revelio_fast.ops.topk_encode import triton_plan
+from revelio_fast.ops.topk_encode.triton_plan import plan, traffic
+from revelio_fast.ops.triton_runtime import unavailable
 
 if unavailable():
     pytest.skip(f"Triton kernels cannot run here: {unavailable()}", allow_module_level=True)
@@ -86,7 +87,7 @@ def integers(case: Case, largest: int = 2) -> Case:
 @pytest.mark.parametrize(("n", "k", "members"), [(512, 8, 32), (512, 16, 16), (300, 12, 8)])
 def test_winners_that_hide_behind_one_another(precision, n, k, members, monkeypatch):
     """All k winners, and more, are in one group, in ascending and in descending order of their scores."""
-    monkeypatch.setattr("revelio_fast.ops.triton.topk_plan.certificate_bytes", lambda d, n, k, size, p: (-size,))
+    monkeypatch.setattr(triton_plan, "certificate_bytes", lambda d, n, k, size, p: (-size,))
     case = Case(3, 8, n, k)
     assert plan(3, 8, n, k, precision, 80).members == members
     group = case.groups(precision)[5]
@@ -360,9 +361,7 @@ def test_extra_traffic_is_small():
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_candidates_at_the_papers_size(precision):
-    """What `SURVIVORS` in topk_plan.py says, and that no row of ordinary data overflows."""
-    from revelio_fast.ops.triton.topk_plan import SURVIVORS
-
+    """What `SURVIVORS` in triton_plan.py says, and that no row of ordinary data overflows."""
     B, d, n, k = 16, 1280, 81_920, 32
     case = Case(B, d, n, k)
     case.x, case.W_enc = torch.randn(B, d), torch.nn.functional.normalize(torch.randn(n, d))
@@ -372,4 +371,4 @@ def test_candidates_at_the_papers_size(precision):
     assert case.found.n_overflown.item() == 0
     # 0.2 to 0.6 revisited groups a row add their members
     members = plan(B, d, n, k, precision, 80).members
-    assert case.found.total.float().mean() <= SURVIVORS[precision] * k + members
+    assert case.found.total.float().mean() <= triton_plan.SURVIVORS[precision] * k + members

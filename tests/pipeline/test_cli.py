@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from revelio_fast.cli.app import app
+from revelio_fast.concepts import TopActivations
 from revelio_fast.data import open_source
 from revelio_fast.store import ActivationStore
 
@@ -48,7 +49,7 @@ def extracted(tiny_sd: Path, pictures: Path, tmp_path_factory: pytest.TempPathFa
 
 def test_step_by_step(extracted: Path, pictures: Path, tmp_path: Path) -> None:
     store = extracted / "pooled" / "bottleneck" / "t25"
-    assert ActivationStore.open(store).about["class_names"] == ["dark", "light"]
+    assert ActivationStore.open(store).metadata["class_names"] == ["dark", "light"]
     sae, tops = tmp_path / "sae", tmp_path / "tops.safetensors"
     train = ["train-sae", store, "--out", sae, "--k", 24, "--expansion-factor", 1, "--steps", 40, "-q"]
     shown = works(*train, "--set", "warmup_steps=5", "--set", "engine=autograd")
@@ -56,6 +57,16 @@ def test_step_by_step(extracted: Path, pictures: Path, tmp_path: Path) -> None:
 
     shown = works("top-images", sae, store, "--out", tops, "-q", "--sheets", tmp_path / "sheets", "--source", pictures)
     assert "64 latents" in shown and list((tmp_path / "sheets").rglob("*.png"))
+
+    listed = json.loads(tops.with_suffix(".json").read_text())
+    strongest = listed[0]["images"][0]
+    loaded = TopActivations.load(tops)
+    assert strongest["image_id"] == int(loaded.image_ids[listed[0]["latent"], 0])
+    assert strongest["file"].endswith(".png") and strongest["class_name"] in strongest["file"]
+    rows = tops.with_suffix(".csv").read_text().splitlines()
+    assert rows[0] == "latent,place,image_id,file,activation,label,class_name"
+    assert rows[1].startswith(f"{listed[0]['latent']},1,{strongest['image_id']},")
+    assert "best-ranked latents with their images" in shown
 
     shown = works("purity", tops, store, "--top-images", 5, "--permutations", 20, "--out", tmp_path / "purity.json")
     values = json.loads((tmp_path / "purity.json").read_text())
@@ -69,22 +80,26 @@ def test_step_by_step(extracted: Path, pictures: Path, tmp_path: Path) -> None:
     assert (tmp_path / "diffc" / "confusion.csv").is_file()
     shown = works("classify", tmp_path / "diffc", pictures, "--out", tmp_path / "p.csv", "--top", 1, "-q")
     assert "40 images, accuracy" in shown and "s an image (40 timed)" in shown
-    assert (tmp_path / "p.csv").read_text().startswith("image_id,content,path,label,predicted,class_1,probability_1\n")
+    assert (
+        (tmp_path / "p.csv")
+        .read_text()
+        .startswith("image_id,content,path,label,predicted,label_number,predicted_number,class_1,probability_1\n")
+    )
     about = json.loads((tmp_path / "p.json").read_text())
-    assert about["settings"]["features"]["model"] == str(ActivationStore.open(store).about["model"])
+    assert about["settings"]["features"]["model"] == str(ActivationStore.open(store).metadata["model"])
 
 
 def test_both_ways_of_fresh_crops(tiny_sd: Path, pictures: Path, tmp_path: Path) -> None:
     shared = ["--model", tiny_sd, "--batch-size", 8, "-q"]
     where = ["--layers", "up_ft2", "--timesteps", "0"]
-    shown = works("extract", pictures, *where, *shared, "--maps", "--variants", 2, "--out", tmp_path / "maps")
+    shown = works("extract", pictures, *where, *shared, "--maps", "--num-crops", 2, "--out", tmp_path / "maps")
     assert "40 maps [32, 8, 8] (up_ft2, t=0), 2 random crops of each" in shown
     train = ["--out", tmp_path / "cached", "--width", 8, "--epochs", 2, "--lr", 0.001, "-q"]
     shown = works("train-diffc", tmp_path / "maps" / "up_ft2" / "t0", *train, "--head", "resnet")
     assert "through 2 random crops of each image" in shown and "SD features: test accuracy" in shown
     assert json.loads((tmp_path / "cached" / "model" / "config.json").read_text())["model_type"] == "resnet"
     train = ["--out", tmp_path / "fresh", "--width", 8, "--epochs", 2, "--lr", 0.001, "-q", "--model", tiny_sd]
-    shown = works("train-diffc", pictures, *train, "--cache", "none", "--layer", "up_ft2", "--timestep", 0)
+    shown = works("train-diffc-online", pictures, *train, "--layer", "up_ft2", "--timestep", 0)
     assert "8 of 40 images are held out" in shown and "Diff-C: test accuracy" in shown
     features = json.loads((tmp_path / "fresh" / "model" / "config.json").read_text())["features"]
     assert (features["layer"], features["timestep"], features["model"]) == ("up_ft2", 0, str(tiny_sd))
@@ -112,7 +127,7 @@ def test_prompts_of_an_extraction(tiny_sd: Path, tiny_clip: Path, pictures: Path
     asked = ["--prompt-from-clip", tiny_clip, "--prompt-template", "my {}"]
     shown = works("extract", *shared, "--out", tmp_path / "clip", *asked)
     assert re.search(r"zero-shot accuracy \d+\.\d\d% of 6 images", shown)
-    about = ActivationStore.open(tmp_path / "clip" / "bottleneck" / "t25").about["prompt"]
+    about = ActivationStore.open(tmp_path / "clip" / "bottleneck" / "t25").metadata["prompt"]
     assert (about["mode"], about["model"], about["prompt"]) == ("from_clip", str(tiny_clip), "my {}")
     works("extract", *shared, "--out", tmp_path / "true", "--prompt-template", "a {} picture")
     (record,) = (tmp_path / "true").glob("prompts-*.csv")
@@ -123,8 +138,9 @@ def test_prompts_of_an_extraction(tiny_sd: Path, tiny_clip: Path, pictures: Path
     told.write_text("name,prompt\n" + "".join(f"{name},text\n" for name in open_source(pictures).names))
     shown = works("extract", *shared, "--out", tmp_path / "file", "--prompt-file", told, "--maps")
     assert "6 maps" in shown and "zero-shot" not in shown
-    shown = fails("extract", *shared, "--out", tmp_path / "x", "--prompt-file", told, "--prompt", "a cat")
-    assert "Prompts come from one place only, but a text and a file were given" in shown
+    both = ["--prompt-file", told, "--prompt", "a cat"]
+    shown = fails("extract", *shared, "--out", tmp_path / "x", *both, code=2)
+    assert "--prompt is one text for all images, but a prompt for each image is asked for" in shown
     assert "it has no columns" in fails("extract", *shared, "--out", tmp_path / "x", "--prompt-column", "caption")
 
 
@@ -162,7 +178,7 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["run", "missing.yaml"], "There is no file missing.yaml"),
         (["train-sae", "nowhere", "--out", "x"], "nowhere"),
-        (["train-diffc", "nowhere", "--out", "x"], "There is no map store at nowhere"),
+        (["train-diffc", "nowhere", "--out", "x"], "There is no activation store at nowhere"),
         (["top-images", "nowhere", "nowhere"], "nowhere"),
         (["purity", "nowhere", "nowhere"], "nowhere"),
         (["classify", "nowhere", "digits"], "There is no classifier at nowhere"),
@@ -182,9 +198,18 @@ def test_errors_are_sentences(arguments: list[str], words: str, tmp_path: Path, 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["extract", "digits", "--out", "x", "--timesteps", "25,soon"], "'25,soon' is no list of numbers"),
-        (["extract", "digits", "--out", "x", "--layers", ","], "names nothing"),
-        (["extract", "digits", "--out", "x", "--variants", "2"], "add --maps"),
+        (
+            ["extract", "digits", "--out", "x", "--timesteps", "25,soon"],
+            "--timesteps is '25,soon', which is no list",
+        ),
+        (["extract", "digits", "--out", "x", "--layers", ","], "--layers must be a list of at least one"),
+        (["extract", "digits", "--out", "x", "--num-crops", "2"], "add --maps"),
+        (["train-sae", "s", "--out", "x", "--lr", "0"], "--lr must be a number above 0, got 0.0"),
+        (
+            ["train-sae", "s", "--out", "x", "--k", "5", "--n-latents", "4"],
+            "--k must not exceed --n-latents = 4",
+        ),
+        (["train-diffc", "photos", "--out", "x", "--cache", "none", "--layer", "up_ft1"], "train-diffc-online PHOTOS"),
         (["train-sae", "s", "--out", "x", "--set", "kk=3"], "expected name=value, name one of k, expansion_factor"),
         (["top-images", "a", "b", "--sheets", "c"], "contact sheets need --source"),
         (["extract", "digits"], "Missing option '--out'"),

@@ -27,21 +27,22 @@ def test_commands(tiny_dit: Path, pictures: Path, tmp_path: Path, monkeypatch: p
     shown = works("layers", tiny_dit)
     assert "block0" in shown and "block3" in shown and "32 x 4 x 4" in shown
     features = {}
-    for name, flags in (("plain", []), ("official", ["--official", "--compile"])):
+    for name, flags in (("plain", []), ("authors", ["--compat", "authors", "--compile"])):
         given = [pictures, "--model", tiny_dit, "--layers", "block1", "--timesteps", "25", "--limit", 4, "-q", *flags]
         assert "4 features of width 32 (block1, t=25)" in works("extract", *given, "--out", tmp_path / name)
         store = ActivationStore.open(tmp_path / name / "block1" / "t25")
-        assert (store.about.get("official"), store.about.get("compiled")) == ((True, True) if flags else (None, None))
+        marks = [store.metadata.get(name) for name in ("compat", "compile")]
+        assert marks == (["authors", True] if flags else [None, None])
         features[name] = store.features()
-    assert not torch.allclose(features["plain"], features["official"], atol=1e-2)
+    assert not torch.allclose(features["plain"], features["authors"], atol=1e-2)
     shown = fails("extract", pictures, "--model", tiny_dit, "--layers", "bottleneck", "--out", tmp_path / "x")
     assert "'bottleneck' is not a layer of" in shown and "block0 32x4x4, block1 32x4x4" in shown
 
 
 def test_a_whole_run(tiny_dit: Path, settings: str, tmp_path: Path) -> None:
-    changes = [f"model={tiny_dit}", "layers=[block1]", "official=true", "sae.k=8", "baselines.random_weights=false"]
+    changes = [f"model={tiny_dit}", "layers=[block1]", "compat=authors", "sae.k=8", "baselines.random_weights=false"]
     run(parse_config(settings, overrides=changes), progress=False)
     manifests = [json.loads(path.read_text()) for path in (tmp_path / "run").rglob("manifest.json")]
-    abouts = [manifest.get("about", {}) for manifest in manifests]
+    abouts = [manifest.get("metadata", {}) for manifest in manifests]
     assert any(about.get("layer") == "block1" for about in abouts)
-    assert all(about.get("official") is True for about in abouts if about.get("layer") == "block1")
+    assert all(about.get("compat") == "authors" for about in abouts if about.get("layer") == "block1")

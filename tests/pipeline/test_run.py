@@ -17,6 +17,7 @@ from revelio_fast.interop import load_sae
 from revelio_fast.pipeline import run
 from revelio_fast.pipeline.inputs import hold_out_positions, open_images
 from revelio_fast.pipeline.main_table import main_table
+from revelio_fast.report import RunSummary, comparisons
 
 
 def test_a_run_and_its_rerun(settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,26 +25,32 @@ def test_a_run_and_its_rerun(settings: str, tmp_path: Path, capsys: pytest.Captu
     first = run(config, progress=True)
     shown = capsys.readouterr().err
     assert "k-SAE: bottleneck, t = 25 (30 x 64)" in shown and "done before" not in shown
-    assert [(m.name, m.key) for m in first.measured] == [
-        ("model", ("bottleneck", 25)),
-        ("random weights", ("bottleneck", 25)),
-        ("raw pixels", None),
-        ("VAE latents", None),
+    features = first.summary.features
+    assert [each.place for each in features] == [
+        ("model", "bottleneck", 25),
+        ("random weights", "bottleneck", 25),
+        ("raw pixels", None, None),
+        ("VAE latents", None, None),
     ]
-    for each in first.measured:
+    assert features[2].features == "raw pixels (8 x 8 px)"
+    for each in features:
         assert each.probe is not None and each.probe.n_test == 10 and each.probe.chance == 0.5
         assert each.sae is not None and load_sae(each.sae).W_enc.shape == (64, each.d)
         assert each.tops is not None and each.tops.n_images == 30 and each.metrics["l0"] == 24
         assert each.purity is not None and 0.5 <= each.purity.majority_share <= 1
+        assert [probe.kind for probe in each.other_probes] == ["nearest centroid", "5 nearest neighbours"]
+    common = min(each.purity.n_latents_used for each in features)
+    assert {each.purity_at_common.n_latents_used for each in features} == {common} == {first.summary.common_latents}
+    assert len({each.purity.n_latents_used for each in features}) > 1, "else the common number was not put to the test"
     # Dark and light pictures: pixels and VAE latents tell them apart without exception.
-    assert all(m.probe.accuracy == 1.0 for m in first.measured[2:] if m.probe)
-    assert [(d.layer, d.baseline) for d in first.summary.diffc] == [
-        ("bottleneck", None),
-        ("bottleneck", "random weights"),
-        ("input", "raw pixels"),
-        ("input", "VAE latents"),
-    ]
-    assert all(0 <= d.accuracy <= 1 and d.n_test == 10 for d in first.summary.diffc)
+    assert all(each.probe.accuracy == 1.0 for each in features[2:] if each.probe)
+    classifiers = first.summary.classifiers
+    assert [each.place for each in classifiers] == [each.place for each in features]
+    assert all(each.accuracy == each.correct.count("1") / 10 and each.n_test == 10 for each in classifiers)
+    # All were tested on the same ten images, so that they can be compared image by image.
+    assert len({each.images for each in classifiers} | {each.probe.images for each in features}) == 1
+    accuracies = [each for each in comparisons(first.summary) if each.figure != "majority share"]
+    assert len(accuracies) == 6 and all("McNemar" in each.difference.test for each in accuracies)
     root = tmp_path / "run"
     text = first.report.read_text()
     assert "10 of its 40 images" in text and "random weights" in text and "raw pixels" in text
@@ -57,38 +64,41 @@ def test_a_run_and_its_rerun(settings: str, tmp_path: Path, capsys: pytest.Captu
     second = run(config, progress=True)
     assert all(stage.skipped for stage in second.stages) and len(second.stages) == len(first.stages)
     assert "done before" in capsys.readouterr().err
-    for before, after in zip(first.measured, second.measured, strict=True):
-        assert before.probe == after.probe and before.purity == after.purity and before.metrics == after.metrics
-    assert [d.accuracy for d in first.summary.diffc] == [d.accuracy for d in second.summary.diffc]
+    assert [each.as_dict() for each in second.summary.features] == [each.as_dict() for each in features]
+    assert [each.as_dict() for each in second.summary.classifiers] == [each.as_dict() for each in classifiers]
+    assert RunSummary.load(root / "report" / "summary.json").as_dict() == second.summary.as_dict()
+    assert second.summary.seconds == first.summary.seconds and second.summary.seconds_now == {}
     assert second.report.read_text().split("## Tables")[0] == text.split("## Tables")[0]
 
-    table = main_table(root / "report" / "summary.json")
+    table = main_table(first.summary)
     assert "bottleneck t=25" in table and "random weights bottleneck t=25" in table and "100.0 %" in table
+    assert f"its {common} best-ranked latents" in table and "majority share" in table
 
 
-@pytest.mark.parametrize("mode", ["variants: 2", "cache: none"])
+@pytest.mark.parametrize("mode", ["num_crops: 2", "cache: none"])
 def test_diffc_with_fresh_crops_and_the_baseline_head(settings: str, mode: str, tmp_path: Path) -> None:
     settings = settings.replace("diffc: {width: 8", "diffc: {" + mode + ", heads: [diffc, resnet], width: 8")
     settings = settings.replace("baselines: {", "baselines: {random_weights: false, raw_pixels: false, sae: false, ")
     first = run(parse_config(settings), progress=False)
-    assert [(d.layer, d.baseline, d.head) for d in first.summary.diffc] == [
-        ("bottleneck", None, "Diff-C"),
-        ("bottleneck", None, "SD features"),
-        ("input", "VAE latents", "Diff-C"),
+    assert [(each.name, each.layer, each.head) for each in first.summary.classifiers] == [
+        ("model", "bottleneck", "Diff-C"),
+        ("model", "bottleneck", "SD features"),
+        ("VAE latents", None, "Diff-C"),
     ]
-    table = (tmp_path / "run" / "report" / "tables" / "classifiers.csv").read_text()
-    assert [line.split(",")[2] for line in table.splitlines()[1:]] == ["linear probe", "Diff-C", "SD features"]
+    assert len({each.images for each in first.summary.classifiers}) == 1
+    table = (tmp_path / "run" / "report" / "tables" / "diffc.csv").read_text()
+    assert [line.split(",")[3] for line in table.splitlines()[1:]] == ["Diff-C", "SD features", "Diff-C"]
     folders = {stage.name: stage.folder for stage in first.stages}
     classifier = MapClassifier.from_pretrained(folders["SD features: bottleneck, t = 25"] / "model")
     assert classifier.features is not None and classifier.features["layer"] == "bottleneck"
-    kept = sorted(path.parent.name for path in (tmp_path / "run" / "maps").rglob("variants/*/maps.raw"))
-    assert kept == (["000", "001"] if mode == "variants: 2" else [])
-    assert (tmp_path / "run" / "maps").is_dir() == (mode == "variants: 2")
+    kept = sorted(path.parent.name for path in (tmp_path / "run" / "maps").rglob("variants/*/manifest.json"))
+    assert kept == (["000", "001"] if mode == "num_crops: 2" else [])
+    assert (tmp_path / "run" / "maps").is_dir() == (mode == "num_crops: 2")
     second = run(parse_config(settings), progress=False)
     assert all(stage.skipped for stage in second.stages)
-    other = run(parse_config(settings, overrides=["diffc.least_area=0.5"]), progress=False)
+    other = run(parse_config(settings, overrides=["diffc.min_scale=0.5"]), progress=False)
     again = {stage.folder.relative_to(tmp_path / "run").parts[0] for stage in other.stages if not stage.skipped}
-    assert again == ({"maps", "diffc", "resnet"} if mode == "variants: 2" else {"diffc", "resnet"})
+    assert again == ({"maps", "diffc", "resnet"} if mode == "num_crops: 2" else {"diffc", "resnet"})
 
 
 def test_changed_settings_redo_only_what_depends_on_them(settings: str) -> None:
@@ -158,6 +168,57 @@ def test_another_picture_or_model_is_noticed(settings: str, pictures: Path, tiny
     assert not any(stage.skipped for stage in run(config, progress=False).stages)
 
 
+def test_seeds_repeat_what_is_trained_and_nothing_else(settings: str) -> None:
+    quick = ["baselines={vae_latents: false, pixel_size: 8}", "seeds=[3, 5]"]
+    config = parse_config(settings, overrides=quick)
+    result = run(config, progress=False)
+    summary = result.summary
+    assert summary.seeds == [3, 5] and [each.seed for each in summary.features] == [3, 3, 3, 5, 5, 5]
+    first, second = summary.features[0], summary.features[3]
+    assert first.place == second.place and first.metrics != second.metrics and first.probe == second.probe
+    kinds = [stage.folder.parent.name for stage in result.stages]
+    assert kinds.count("features") == 6 and kinds.count("ksae") == 6 and kinds.count("probe") == 3
+    assert kinds.count("diffc") == 6 and len({each.correct for each in summary.classifiers}) >= 1
+    text = result.report.read_text()
+    assert "Seeds 3, 5: k-SAEs, purity and Diff-C were repeated" in text and "deviation over seeds" in text
+    assert "±" in main_table(summary)
+    # A single seed of them finds its stages done.
+    again = run(parse_config(settings, overrides=[*quick[:1], "seeds=[5]"]), progress=False)
+    assert all(stage.skipped for stage in again.stages)
+    anew = run(parse_config(settings, overrides=[*quick, "seed_features=true", "diffc.enabled=false"]), progress=False)
+    kinds = [stage.folder.parent.name for stage in anew.stages]
+    # Train and test of the model and of random weights for each seed; raw pixels have none.
+    assert kinds.count("features") == 2 * (2 + 2) + 2 and kinds.count("probe") == 5
+    with pytest.raises(ValueError, match=r"sae\.seed is given, but seeds asks for several"):
+        parse_config(settings, overrides=["seeds=[1, 2]", "sae.seed=4"])
+    with pytest.raises(ValueError, match="name each once"):
+        parse_config(settings, overrides=["seeds=[1, 1]"])
+
+
+def test_raw_pixels_have_the_models_own_resolution_or_a_stated_one(settings: str) -> None:
+    quick = ["diffc.enabled=false", "baselines={random_weights: false, vae_latents: false, sae: false}"]
+    result = run(parse_config(settings, overrides=quick), progress=False)
+    (pixels,) = result.summary.baselines
+    assert pixels.d == 3 * 32 * 32 and pixels.detail == "32 x 32 px"
+    for name in ("linear_probe", "comparisons"):
+        assert "raw pixels (32 x 32 px)" in (result.report.parent / "tables" / f"{name}.csv").read_text()
+    quick[1] = quick[1].replace("sae: false", "sae: false, max_features: 500")
+    (pixels,) = run(parse_config(settings, overrides=quick), progress=False).summary.baselines
+    assert pixels.detail == "12 x 12 px" and pixels.d == 3 * 12 * 12
+
+
+def test_going_back_to_earlier_settings_leaves_no_stale_sheets(settings: str, tmp_path: Path) -> None:
+    quick = ["diffc.enabled=false", "baselines={random_weights: false, raw_pixels: false, vae_latents: false}"]
+    config = parse_config(settings, overrides=[*quick, "report.sheets=2"])
+    sheets = tmp_path / "run" / "report" / "sheets"
+    run(config, progress=False)
+    first = {path.name: path.read_bytes() for path in sheets.rglob("*.png")}
+    run(parse_config(settings, overrides=[*quick, "report.sheets=5", "sae.k=12"]), progress=False)
+    assert {path.name: path.read_bytes() for path in sheets.rglob("*.png")} != first
+    run(config, progress=False)
+    assert {path.name: path.read_bytes() for path in sheets.rglob("*.png")} == first
+
+
 def test_a_killed_run_goes_on(settings: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = parse_config(settings, overrides=["baselines={random_weights: false, vae_latents: false, pixel_size: 8}"])
 
@@ -183,8 +244,8 @@ def test_without_labels_there_are_top_images_only(settings: str, pictures: Path,
         for file in folder.iterdir():
             shutil.copy(file, flat / f"{folder.name}{file.name}")
     result = run(parse_config(settings, overrides=[f"source.spec={flat}"]), progress=False)
-    assert all(m.purity is None and m.probe is None and m.tops for m in result.measured)
-    assert not result.summary.diffc and "no labels" in result.report.read_text()
+    assert all(each.purity is None and each.probe is None and each.tops for each in result.summary.features)
+    assert not result.summary.classifiers and "no labels" in result.report.read_text()
 
 
 def test_broken_pictures_stop_or_are_listed(settings: str, pictures: Path, tmp_path: Path) -> None:
@@ -195,12 +256,13 @@ def test_broken_pictures_stop_or_are_listed(settings: str, pictures: Path, tmp_p
     config = parse_config(settings, overrides=[f"source.spec={copy}"])
     with pytest.raises(BrokenImageError, match=r"03\.png|17\.png"):
         run(config, progress=False)
-    skipping = parse_config(settings, overrides=[f"source.spec={copy}", "source.on_error=skip"])
+    skipping = parse_config(settings, overrides=[f"source.spec={copy}", "on_error=skip"])
     with pytest.warns(UserWarning, match="broken"):
         result = run(skipping, progress=False)
     text = result.report.read_text()
     assert "2 images could not be read and were skipped" in text and "03.png" in text
-    assert sum(m.n_images for m in result.measured if m.name == "raw pixels") + result.measured[2].probe.n_test == 38
+    (pixels,) = [each for each in result.summary.features if each.name == "raw pixels"]
+    assert pixels.n_images + pixels.probe.n_test == 38
 
 
 def test_the_stores_hold_what_the_stages_say(settings: str, pictures: Path) -> None:

@@ -8,7 +8,8 @@ from PIL import Image
 
 from revelio_fast.concepts import TopActivations, label_purity, linear_probe
 from revelio_fast.ops import Code
-from revelio_fast.report import Baseline, DiffCRun, LayerRun, RunSummary
+from revelio_fast.report import ClassifierResult, FeatureResult, RunSummary
+from revelio_fast.statistics import images_key, marks, wilson_interval
 
 NAMES = ["zero", "one", "two | half", "a class with a very long name indeed, longer than a tile", "ドラゴン"]
 IMAGES, CLASSES, LATENTS = 200, len(NAMES), 40
@@ -35,6 +36,16 @@ def picture(image_id: int) -> Image.Image:
     return Image.new("RGB", (40 + image_id % 3, 30), ((image_id * 37) % 256, 80, 160))
 
 
+def classifier(hits: int, **more) -> ClassifierResult:
+    """A classifier that is right on the first of 100 test images, as many as asked for."""
+    right, ids = torch.arange(100) < hits, torch.arange(100)
+    return ClassifierResult(
+        accuracy=hits / 100, interval=wilson_interval(hits, 100), chance=1 / CLASSES, n_train=100, n_test=100,
+        n_classes=CLASSES, epochs=3, parameters=1000, correct=marks(right, ids), images=images_key(ids),
+        per_class_accuracy=[{"class": name, "images": 20, "accuracy": hits / 100} for name in NAMES], **more,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def summary() -> RunSummary:
     labels = labels_of_images()
@@ -51,7 +62,7 @@ def summary() -> RunSummary:
     ):
         tops = planted(noise)
         layers.append(
-            LayerRun(
+            FeatureResult(
                 layer=layer,
                 timestep=timestep,
                 d=64,
@@ -61,10 +72,13 @@ def summary() -> RunSummary:
                 purity=label_purity(tops, labels, permutations=100, bootstrap=100),
                 probe=probes[0],
                 tops=tops,
-                history=[
-                    {"step": 0, "loss": 0.9, "fvu": 0.9, "l0": 4.0, "dead": 3},
-                    {"step": 20, "loss": 0.2, "fvu": 0.2, "l0": 4.0, "dead": 1, "holdout_fvu": 0.3},
-                ],
+                history={
+                    "step": [0, 20],
+                    "fvu": [0.9, 0.2],
+                    "l0": [4, 4],
+                    "dead": [3, 1],
+                    "holdout_fvu": [float("nan"), 0.3],
+                },
                 metrics={"fvu": 0.2, "holdout_fvu": float("nan"), "l0": 4.0, "dead": 1.0},
                 seconds={"extract": 1.25},
             )
@@ -76,14 +90,14 @@ def summary() -> RunSummary:
         n_images=IMAGES,
         class_names=NAMES,
         labels=dict(enumerate(labels.tolist())),
-        layers=layers,
-        baselines=[
-            Baseline("raw pixels", probe=probes[1], purity=layers[2].purity),
-            Baseline("random weights", "up_ft1", 25, probe=probes[0], purity=layers[0].purity),
+        features=[
+            *layers,
+            FeatureResult("raw pixels", detail="8 x 8 px", probe=probes[1], purity=layers[2].purity),
+            FeatureResult("random weights", "up_ft1", 25, probe=probes[0], purity=layers[0].purity),
         ],
-        diffc=[
-            DiffCRun("up_ft1", 25, 0.95, 100, 100, CLASSES, epochs=3, parameters=1000),
-            DiffCRun("up_ft1", 25, 0.50, 100, 100, CLASSES, epochs=3, baseline="random weights"),
+        classifiers=[
+            classifier(95, layer="up_ft1", timestep=25),
+            classifier(50, layer="up_ft1", timestep=25, name="random weights"),
         ],
         config={"model": "mini-sd", "layers": ["bottleneck", "up_ft1"]},
         versions={"torch": "test"},

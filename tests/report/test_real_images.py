@@ -8,7 +8,7 @@ from PIL import Image
 
 from revelio_fast.concepts import label_purity, linear_probe, pixel_features, rank_latents, top_images
 from revelio_fast.ksae import KSparseAutoencoder
-from revelio_fast.report import LayerRun, RunSummary, write_report
+from revelio_fast.report import FeatureResult, RunSummary, write_report
 from revelio_fast.store import ActivationStore
 
 CLASSES = 12
@@ -46,8 +46,10 @@ def test_photographs_to_report(photos, tmp_path):
     probe = linear_probe(features[even], labels[even], features[~even], labels[~even])
     assert probe.interval[0] > 1 / CLASSES, "colours alone tell some flowers apart"
 
-    run = LayerRun("pixels", 0, store.d, 64, 16, len(store), purity=purity, probe=probe, tops=tops)
-    summary = RunSummary("Flowers", "none", "flowers", len(store), class_names=names, labels=named, layers=[run])
+    run = FeatureResult(
+        layer="pixels", timestep=0, d=store.d, n_latents=64, k=16, purity=purity, probe=probe, tops=tops
+    )
+    summary = RunSummary("Flowers", "none", "flowers", len(store), class_names=names, labels=named, features=[run])
     report = write_report(summary, tmp_path / "report", load_image=lambda i: Image.open(paths[(i - 1) // 3]), latents=2)
     text = report.read_text()
     assert "sheets/pixels_t0/overview.png" in text and "could not show" not in text

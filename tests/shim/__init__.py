@@ -40,7 +40,7 @@ def build(csrc: Path = CSRC, flags: Sequence[str] = (), folder: Path | None = No
     import pybind11
 
     units = [*sorted((csrc / "cuda").glob("*.cu")), csrc / "bindings_cuda.cpp", HERE / "shim.cpp"]
-    headers = [*sorted((csrc / "cuda").glob("*.h")), csrc / "cpu" / "kernels.h", csrc / "bindings_params.h"]
+    headers = [*sorted((csrc / "cuda").glob("*.h")), *sorted((csrc / "params").glob("*.h")), csrc / "python_fields.h"]
     options = [compiler(), *OPTIONS, *flags]
     options += [f"-I{path}" for path in (HERE, csrc, pybind11.get_include(), sysconfig.get_paths()["include"])]
 

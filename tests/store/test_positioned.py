@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from revelio_fast.ops.cpu import native
+from revelio_fast.ops import cpu_runtime
 from revelio_fast.store import ActivationStore, StoreError, positioned
 
 
 @pytest.fixture(params=["extension", "python"])
 def way(request, monkeypatch):
     if request.param == "python":
-        monkeypatch.setattr(native, "unavailable", lambda: "not built")
-    elif native.unavailable() or not hasattr(native.load(), "read_rows"):
+        monkeypatch.setattr(cpu_runtime, "unavailable", lambda: "not built")
+    elif cpu_runtime.unavailable() or not hasattr(cpu_runtime.load(), "read_rows"):
         pytest.skip("revelio_fast._C is not built")
     return request.param
 
@@ -58,7 +58,7 @@ def test_shards_damaged_in_use_are_named(tmp_path, way):
 def test_an_extension_of_an_older_build_does_not_stop_reading(tmp_path, monkeypatch):
     x = torch.randn(10, 3)
     store = ActivationStore.from_tensors(tmp_path / "s", x, shard_rows=4)
-    monkeypatch.setattr(native, "load", object)
-    monkeypatch.setattr(native, "unavailable", str)
+    monkeypatch.setattr(cpu_runtime, "load", object)
+    monkeypatch.setattr(cpu_runtime, "unavailable", str)
     assert torch.equal(store.read(torch.tensor([7, 2])), x[[7, 2]])
-    assert positioned.native is native
+    assert positioned.cpu_runtime is cpu_runtime

@@ -1,4 +1,4 @@
-"""The activation store: what goes in comes out, batches are reproducible, bad input is refused by name."""
+"""The activation store: what goes in comes out, rows and maps alike, bad input is refused by name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_round_trip(tmp_path, dtype, rows, shard_rows):
     )
     store.verify()
     assert (len(store), store.rows, store.d, store.dtype) == (rows, rows, 5, dtype)
-    assert store.about == {"layer": "up_ft1", "timestep": 25, "class_names": ["ä", "b"]}
+    assert store.metadata == {"layer": "up_ft1", "timestep": 25, "class_names": ["ä", "b"]}
     assert torch.equal(store.features(dtype=None), features)
     assert torch.equal(store.features(), features.float()) and store.features() is store.features()
     assert torch.equal(store.image_ids, ids) and torch.equal(store.labels, labels)
@@ -48,11 +48,41 @@ def test_files_and_manifest(tmp_path):
     names = ["manifest.json", "shard-00000.safetensors", "shard-00001.safetensors", "shard-00002.safetensors"]
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == names
     manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
-    assert manifest["schema_version"] == 1 and manifest["complete"] is True
-    assert (manifest["d"], manifest["dtype"], manifest["rows"]) == (3, "float32", 10)
+    assert manifest["schema_version"] == 2 and manifest["complete"] is True
+    assert (manifest["row_shape"], manifest["dtype"], manifest["rows"]) == ([3], "float32", 10)
+    assert manifest["metadata"] == {"layer": "bottleneck"}
     assert [shard["rows"] for shard in manifest["shards"]] == [4, 4, 2]
     for shard in manifest["shards"]:
         assert shard["sha256"] == hashlib.sha256((tmp_path / "s" / shard["file"]).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("shard_rows", [3, None])
+def test_maps_are_rows_of_another_shape(tmp_path, shard_rows):
+    maps = torch.randn(8, 2, 5, 4).bfloat16()
+    store = ActivationStore.from_tensors(tmp_path / "s", maps, torch.arange(8) + 5, shard_rows=shard_rows)
+    assert store.row_shape == (2, 5, 4) and store.nbytes == maps.nbytes and len(store) == 8
+    some = torch.tensor([7, 0, 3, 3])
+    assert torch.equal(store.read(some), maps[some])
+    assert torch.equal(store.features(dtype=None), maps)
+    assert torch.equal(next(store.blocks(5)).features, maps[:5].float())
+    with pytest.raises(StoreError, match=r"holds maps of shape \[2, 5, 4\], where pooled features \[rows, d\]"):
+        _ = store.d
+    with (
+        pytest.raises(StoreError, match=r"takes floating-point features of shape \[rows, 2, 5, 4\], got torch.float32"),
+        ActivationStore.create(tmp_path / "s", (2, 5, 4), torch.bfloat16) as writer,
+    ):
+        writer.append(torch.zeros(1, 2, 4, 5), torch.tensor([99]))
+
+
+def test_shards_are_of_64_mib_unless_told(tmp_path):
+    for d, rows in ((1280, 13_107), (2**25, 1)):
+        ActivationStore.create(tmp_path / str(d), d).close()
+        assert json.loads((tmp_path / str(d) / "manifest.json").read_text())["shard_rows"] == rows
+    # A store that was begun with shards of its own is continued with them.
+    ActivationStore.create(tmp_path / "s", 3, shard_rows=4).close()
+    with ActivationStore.create(tmp_path / "s", 3) as writer:
+        writer.append(torch.ones(9, 3), torch.arange(9))
+    assert len(list((tmp_path / "s").glob("shard-*"))) == 3
 
 
 def test_float64_is_stored_as_float32_and_ids_and_labels_default(tmp_path):
@@ -78,59 +108,6 @@ def test_files_do_not_depend_on_how_rows_are_appended(tmp_path):
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b") == files_of(tmp_path / "c")
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_batches_cover_every_epoch_once_and_match_their_ids(tmp_path, held, monkeypatch):
-    features = torch.randn(23, 4)
-    store = ActivationStore.from_tensors(tmp_path / "s", features, labels=torch.arange(23) % 3, shard_rows=5)
-    monkeypatch.setattr(ActivationStore, "_fits_in_memory", lambda self: held)
-    batches = list(store.batches(6, seed=3, epochs=2))
-    assert [b.features.shape[0] for b in batches] == [6, 6, 6, 5] * 2
-    orders = [torch.cat([b.image_ids for b in batches[i : i + 4]]) for i in (0, 4)]
-    for order in orders:
-        assert order.sort().values.tolist() == list(range(23))
-    assert not torch.equal(*orders)
-    for rows, ids, labels in batches:
-        assert rows.dtype == torch.float32 and torch.equal(rows, features[ids]) and torch.equal(labels, ids % 3)
-    assert [b.features.shape[0] for b in store.batches(6, seed=3, epochs=1, drop_last=True)] == [6, 6, 6]
-    assert [b.features.shape[0] for b in store.batches(50, seed=3, epochs=2)] == [23, 23]
-
-
-def test_batches_are_the_same_in_memory_and_from_disk_and_again(tmp_path, monkeypatch):
-    ActivationStore.from_tensors(tmp_path / "s", torch.randn(40, 4).bfloat16(), shard_rows=7)
-    runs = []
-    for held in (False, True):
-        monkeypatch.setattr(ActivationStore, "_fits_in_memory", lambda self, held=held: held)
-        runs.append(list(ActivationStore.open(tmp_path / "s").batches(9, seed=1, epochs=2)))
-    for a, b in zip(*runs, strict=True):
-        assert torch.equal(a.features, b.features) and torch.equal(a.image_ids, b.image_ids)
-
-
-@pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize("start", [0, 1, 4, 5, 11])
-def test_batches_resume_at_any_batch(tmp_path, start, drop_last):
-    store = ActivationStore.from_tensors(tmp_path / "s", torch.randn(23, 2))
-    whole = [b.image_ids.tolist() for b in store.batches(5, seed=9, epochs=4, drop_last=drop_last)]
-    rest = [b.image_ids.tolist() for b in store.batches(5, 9, epochs=4, drop_last=drop_last, start_batch=start)]
-    assert rest == whole[start:]
-
-
-def test_batches_differ_by_seed_and_are_endless(tmp_path):
-    store = ActivationStore.from_tensors(tmp_path / "s", torch.randn(64, 2))
-    a, b = (next(store.batches(64, seed=s)).image_ids for s in (0, 1))
-    assert not torch.equal(a, b)
-    endless = store.batches(64, seed=0)
-    assert len([next(endless) for _ in range(5)]) == 5
-
-
-@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
-def test_batches_do_not_take_a_rounded_copy_that_someone_asked_for(tmp_path, stored):
-    features = torch.randn(9, 4).to(stored)
-    store = ActivationStore.from_tensors(tmp_path / "s", features)
-    store.features(dtype=torch.bfloat16)
-    rows, ids, _ = next(store.batches(9, seed=0))
-    assert torch.equal(rows, features[ids].float())
-
-
 def test_blocks_are_in_stored_order_across_shards(tmp_path):
     features = torch.randn(23, 4)
     store = ActivationStore.from_tensors(tmp_path / "s", features, torch.arange(23).flip(0), shard_rows=5)
@@ -140,17 +117,20 @@ def test_blocks_are_in_stored_order_across_shards(tmp_path):
     assert torch.equal(torch.cat([b.image_ids for b in blocks]), torch.arange(23).flip(0))
 
 
-def test_batches_refuse_impossible_requests(tmp_path):
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
+def test_rows_do_not_come_from_a_rounded_copy_that_someone_asked_for(tmp_path, stored):
+    features = torch.randn(9, 4).to(stored)
+    store = ActivationStore.from_tensors(tmp_path / "s", features)
+    store.features(dtype=torch.bfloat16)
+    (block,) = store.blocks(9)
+    assert torch.equal(block.features, features.float())
+
+
+def test_blocks_of_no_rows_are_refused(tmp_path):
     store = ActivationStore.from_tensors(tmp_path / "s", torch.randn(3, 2))
-    with pytest.raises(StoreError, match="3 rows: too few for a batch of 4"):
-        store.batches(4, 0, drop_last=True)
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        store.batches(0, 0)
-    with pytest.raises(ValueError, match="start_batch must not be negative"):
-        store.batches(1, 0, start_batch=-1)
-    empty = ActivationStore.from_tensors(tmp_path / "e", torch.empty(0, 2))
-    with pytest.raises(StoreError, match="0 rows: too few"):
-        empty.batches(4, 0)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        next(store.blocks(0))
+    assert list(ActivationStore.from_tensors(tmp_path / "e", torch.empty(0, 2)).blocks(4)) == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -196,7 +176,7 @@ def test_bad_rows_are_refused(tmp_path, features, ids, labels, message):
 def test_settings_a_store_cannot_have(tmp_path):
     with pytest.raises(StoreError, match=r"cannot hold torch.int8"):
         ActivationStore.create(tmp_path / "s", 3, torch.int8)
-    with pytest.raises(StoreError, match="at least 1, got d=0"):
+    with pytest.raises(StoreError, match="at least 1, got 0"):
         ActivationStore.create(tmp_path / "s", 0)
     with pytest.raises(StoreError, match="plain JSON"):
         ActivationStore.create(tmp_path / "s", 3, model=object())

@@ -107,9 +107,9 @@ def _probes(rows: list[dict]) -> str:
     first = rows[0]
     lines = [
         f"Logistic regression on standardised features, {first['n_train']:,} training and {first['n_test']} test "
-        "digits; accuracy with its 95 % interval. Features of layers are pooled over space, prompt empty, C = 1; "
-        "random weights keep the trained VAE. Pixels and VAE latents are flattened; they are also shown with the C "
-        "that does best on a fifth of the training digits, a choice that the layers are not given.",
+        "digits; accuracy with its 95 % interval. The penalty C of each is chosen by cross-validation on the training "
+        "digits. Features of layers are pooled over space, prompt empty; random weights keep the trained VAE. Pixels "
+        "and VAE latents are flattened.",
         "",
         "| features | width | mini-sd | random weights |",
         "|---|---:|---:|---:|",
@@ -118,7 +118,7 @@ def _probes(rows: list[dict]) -> str:
         trained, fresh = cells["mini-sd", layer, t], cells["random weights", layer, t]
         lines.append(f"| {layer}, t = {t} | {trained['d']} | {_interval(trained)} | {_interval(fresh)} |")
     plain = [row for row in rows if row["layer"] is None]
-    lines += [f"| {row['features']} = {row['C']:g} | {row['d']} | {_interval(row)} | |" for row in plain]
+    lines += [f"| {row['features']}, C = {row['C']:g} | {row['d']} | {_interval(row)} | |" for row in plain]
     return "\n".join([*lines, "", _verdict([cells["mini-sd", *key] for key in keys], plain)])
 
 

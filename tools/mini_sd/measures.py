@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from PIL import Image
 from torch import Tensor
 
-from revelio_fast.concepts import flat_features, linear_probe, pixel_features
+from revelio_fast.concepts import ProbeResult, flat_features, linear_probe, pixel_features
 from revelio_fast.data import open_source
 from revelio_fast.features import FeatureExtractor
 from tools.mini_sd.data import DIGIT_NAMES, to_square
@@ -22,7 +22,6 @@ LAYERS = ["bottleneck", "up_ft0", "up_ft1", "up_ft2"]
 PROBE_TIMESTEPS = [25, 200]
 DENOISING_TIMESTEPS = [25, 200, 500]
 ZERO_SHOT_TIMESTEPS = [200, 350, 500, 650, 800]
-PENALTIES = [0.0001, 0.001, 0.01, 0.1, 1.0]
 CAPTIONS = [f"a handwritten {name}" for name in DIGIT_NAMES]
 
 
@@ -152,24 +151,20 @@ def probes(pipeline: StableDiffusionPipeline, model: Path, train: Digits, test: 
         for layer, t in x:
             result = linear_probe(x[layer, t], train.labels, y[layer, t], test.labels)
             what = "random weights" if random_weights else "mini-sd"
-            rows.append({"features": what, "layer": layer, "timestep": t, **result.as_dict()})
+            rows.append({"features": what, "layer": layer, "timestep": t, **figures(result)})
     for what, make in (
         ("raw pixels", pixel_features),
         ("VAE latents", lambda images: flat_features(latents_of(pipeline, images))),
     ):
         x, y = make(train.images), make(test.images)
-        # These are wide and overfit at C = 1, so they are also given the penalty that suits them.
-        for name, C in ((f"{what}, C", 1.0), (f"{what}, chosen C", chosen_penalty(x, train.labels))):
-            result = linear_probe(x, train.labels, y, test.labels, C=C)
-            rows.append({"features": name, "layer": None, "timestep": None, "C": C, **result.as_dict()})
+        result = linear_probe(x, train.labels, y, test.labels)
+        rows.append({"features": what, "layer": None, "timestep": None, **figures(result)})
     return rows
 
 
-def chosen_penalty(x: Tensor, labels: Tensor) -> float:
-    """The C of `PENALTIES` with the best accuracy on every fifth training row, fitted on the others."""
-    held = torch.arange(len(x)) % 5 == 4
-    scores = [linear_probe(x[~held], labels[~held], x[held], labels[held], C=C).accuracy for C in PENALTIES]
-    return PENALTIES[scores.index(max(scores))]
+def figures(result: ProbeResult) -> dict:
+    """A probe's result without the marks of single images."""
+    return {name: value for name, value in result.as_dict().items() if name not in ("correct", "images")}
 
 
 def recognised(images: list[Image.Image], labels: Tensor, train: Digits) -> dict:

@@ -1,1 +1,0 @@
-"""The ops by the CUDA C++ kernels of csrc/cuda: irregular, per-latent work."""

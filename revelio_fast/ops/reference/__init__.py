@@ -1,1 +1,0 @@
-"""The specification of every op in plain PyTorch; runs on any device."""

@@ -1,0 +1,1 @@
+"""Experiments behind `KSAEConfig(recipe=...)`: `python -m tools.recipes --help`."""
