@@ -30,7 +30,7 @@ class Decoded(NamedTuple):
 
 def decode(encoded: Encoded) -> Decoded:
     """Decode one image; raises what `unreadable` lists."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if isinstance(encoded, Image.Image):
         _check_size(encoded)
@@ -39,11 +39,9 @@ def decode(encoded: Encoded) -> Decoded:
     data = encoded if isinstance(encoded, bytes) else Path(encoded).read_bytes()
     try:
         opened = Image.open(io.BytesIO(data))
-    except Image.UnidentifiedImageError:
-        # PIL's own words would name the buffer's address, another one each time.
-        raise ValueError(
-            f"its {len(data)} bytes are no image in a format that Pillow knows here" if data else "it is empty"
-        ) from None
+    except UnidentifiedImageError:
+        # Pillow's own words name a buffer by its address, which is another in every run.
+        raise OSError("it is no image in a format that Pillow reads") from None
     with opened as image:
         _check_size(image)
         image.load()

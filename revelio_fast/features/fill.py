@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from revelio_fast.data import ImageSource, SourceError
+from revelio_fast.data import ImageSource
 from revelio_fast.features.extractor import FeatureBatch, FeatureExtractor, Key
 from revelio_fast.profiling import nvtx_range
 from revelio_fast.store import Background, StoreWriter
@@ -20,21 +20,8 @@ def fill(extractor: FeatureExtractor, source: ImageSource, writers: Mapping[Key,
 
     All that was computed is given to the writers before this returns or raises; what they hold back is saved once a
     minute.
-
-    Raises
-    ------
-    SourceError
-        If a writer holds images that the source does not have.
     """
     done = {key: frozenset(writer.done_ids) for key, writer in writers.items()}
-    for (layer, timestep), ids in done.items():
-        if foreign := ids.difference(source.image_ids):
-            raise SourceError(
-                f"The features of {layer} at t={timestep} that are there already are of {len(ids)} images, and "
-                f"{len(foreign)} of those are not among the {len(source)} of {source.name}: they were removed, renamed "
-                "or left out by another limit since, or the features come from a version that numbered images by "
-                "position. Choose another folder, or extract again from the start (resume=False)."
-            )
     saved = time.monotonic()
 
     def save(batch: FeatureBatch) -> None:
@@ -54,6 +41,6 @@ def fill(extractor: FeatureExtractor, source: ImageSource, writers: Mapping[Key,
 
 def _append(writer: StoreWriter, batch: FeatureBatch, key: Key, done: frozenset[int]) -> None:
     rows = [row for row, image_id in enumerate(batch.image_ids.tolist()) if image_id not in done]
-    names = None if batch.names is None else [batch.names[row] for row in rows]
-    contents = None if batch.contents is None else batch.contents[rows]
-    writer.append(batch.features[key].cpu()[rows], batch.image_ids[rows], batch.labels[rows], names, contents)
+    names = [batch.names[row] for row in rows]
+    features, contents = batch.features[key].cpu()[rows], batch.contents[rows]
+    writer.append(features, batch.image_ids[rows], batch.labels[rows], names, contents)

@@ -102,6 +102,8 @@ def extract_maps(
     ------
     StoreError
         If a folder holds maps made with other settings.
+    SourceError
+        If a folder holds maps of images that the source does not have, or not as they were.
     BrokenImageError
         With ``on_error="stop"``; what was done is kept.
     """

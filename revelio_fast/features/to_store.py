@@ -16,6 +16,7 @@ from revelio_fast.data import BrokenImageError, ImageSource, open_source
 from revelio_fast.features.extractor import FeatureExtractor, Key
 from revelio_fast.features.fill import fill
 from revelio_fast.features.prompt_record import record, record_name
+from revelio_fast.features.same_images import contents_of, refuse_other_images
 from revelio_fast.store import ActivationStore
 
 SHARD_ROWS = 2048
@@ -113,7 +114,7 @@ def extract_to_store(
     StoreError
         If a folder holds features made with other settings; the message says which.
     SourceError
-        If a folder holds features of images that the source does not have.
+        If a folder holds features of images that the source does not have, or not as they were.
     BrokenImageError
         With ``on_error="stop"``; what was done is kept.
     """
@@ -149,12 +150,21 @@ def write_stores(
     shard_rows: int | None,
     **options: Any,
 ) -> None:
-    """Fill one store for each layer and timestep; `options` are those of `FeatureExtractor.stream`."""
+    """Fill one store for each layer and timestep; `options` are those of `FeatureExtractor.stream`.
+
+    Raises
+    ------
+    SourceError
+        If a store has rows of images that the source does not have, or not as they were.
+    """
+    content = contents_of(source)
     with ExitStack() as stack:
         writers = {
             key: stack.enter_context(ActivationStore.create(folder, shapes[key], dtype, shard_rows, **metadata[key]))
             for key, folder in folders.items()
         }
+        for folder in folders.values():
+            refuse_other_images(source, ActivationStore.open(folder, allow_incomplete=True), content)
         fill(extractor, source, writers, **options)
 
 

@@ -65,12 +65,12 @@ def test_nothing_is_decoded_at_opening(tmp_path: Path) -> None:
     assert (again.image_id, str(again)) == (source.image_ids[0], str(caught.value))
 
 
-@pytest.mark.parametrize(("content", "words"), [(b"", "it is empty"), (b"text", "its 4 bytes are no image")])
-def test_what_is_no_picture_is_broken_in_the_same_words_each_time(tmp_path: Path, content: bytes, words: str) -> None:
+@pytest.mark.parametrize("content", [b"", b"text"])
+def test_what_is_no_picture_is_broken_in_the_same_words_each_time(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     said = set()
     for _ in range(3):
-        with pytest.raises(BrokenImageError, match=words) as caught:
+        with pytest.raises(BrokenImageError, match="it is no image") as caught:
             open_source(tmp_path)[0].load()
         said.add(str(caught.value))
     assert len(said) == 1

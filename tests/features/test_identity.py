@@ -24,6 +24,7 @@ from revelio_fast.classifiers import (
 from revelio_fast.data import ImageSource, RandomCrops, SourceError, image_to_tensor, open_source
 from revelio_fast.features import FeatureExtractor, extract_maps, extract_to_store
 from revelio_fast.models import OUTPUT
+from revelio_fast.store import ActivationStore, StoreError
 from tests.tiny import picture
 
 COUNT, BATCH = 8, 4
@@ -113,7 +114,7 @@ def test_stores_and_maps(extractor: FeatureExtractor, folder: Path, change: str)
     def extracted(source: ImageSource, name: str, **options: object) -> list[dict[int, Tensor]]:
         options = {"batch_size": BATCH, "progress": False, "store_dtype": torch.float32, **options}
         store = extract_to_store(extractor, source, out / name, **options)[KEY]
-        maps = extract_maps(extractor, source, out / f"{name} maps", variants=1, **options)[KEY]
+        maps = extract_maps(extractor, source, out / f"{name} maps", num_crops=1, **options)[KEY]
         (crops,) = maps.variants()
         stored = [(store.image_ids, store.features()), (maps.image_ids, maps.maps), (crops.image_ids, crops.maps)]
         return [by_number(source, ids, values) for ids, values in stored]
@@ -126,23 +127,60 @@ def test_stores_and_maps(extractor: FeatureExtractor, folder: Path, change: str)
 
 
 @pytest.mark.parametrize("write", [extract_to_store, extract_maps])
-def test_features_of_images_that_are_gone_are_not_mixed_in(
+def test_features_of_other_images_are_not_mixed_in(
     extractor: FeatureExtractor, folder: Path, write: Callable[..., dict]
 ) -> None:
     out = folder.parent / "out"
     write(extractor, open_source(folder, limit=4), out, progress=False)
-    assert len(write(extractor, folder, out, progress=False)[KEY]) == COUNT
-    with pytest.raises(SourceError, match=r"up_ft2 at t=200 .* are of 8 images, and 3 of those are not among the 5"):
-        write(extractor, open_source(folder, limit=5), out, progress=False)
-    one = folder / "a" / "1.png"
-    one.rename(folder / "b" / "1.png")
-    with pytest.raises(SourceError, match="1 of those are not among the 8"):
+    store = write(extractor, folder, out, progress=False)[KEY]
+    assert len(store) == COUNT and sorted(store.names) == open_source(folder).names
+
+    def refused(words: str, source: ImageSource | Path = folder) -> None:
+        with pytest.raises(SourceError, match=words):
+            write(extractor, source, out, progress=False)
+        # Still whole, for whoever reads it.
+        assert len(ActivationStore.open(store.path)) == COUNT
+
+    refused(r"rows of 8 images.*: 3 now not in the source \(first: \w/\d\.png\)\.", open_source(folder, limit=5))
+    one, b = folder / "a" / "1.png", folder / "b" / "1.png"
+    kept = one.read_bytes()
+    one.rename(b)
+    refused(r": 1 now not in the source \(first: a/1\.png\)\. An image")
+    b.unlink()
+    one.write_bytes((folder / "a" / "2.png").read_bytes())
+    refused(r": 1 now changed \(first: a/1\.png\)\. An image")
+    one.unlink()
+    refused(r": 1 now not in the source \(first: a/1\.png\)\. An image")
+    one.write_bytes(kept)
+    write(extractor, folder, out, progress=False)
+    # The same file, sorted into another class by the names of its neighbours.
+    (folder / "0").mkdir()
+    picture(50).save(folder / "0" / "50.png")
+    with pytest.raises((SourceError, StoreError), match="class"):
         write(extractor, folder, out, progress=False)
-    (folder / "b" / "1.png").unlink()
-    with pytest.raises(SourceError, match="1 of those are not among the 7"):
-        write(extractor, folder, out, progress=False)
-    store = write(extractor, folder, out, progress=False, resume=False)[KEY]
-    assert store.image_ids.tolist() == open_source(folder).image_ids
+    again = write(extractor, folder, out, progress=False, resume=False)[KEY]
+    assert again.image_ids.tolist() == open_source(folder).image_ids
+
+
+def test_a_corrected_label_is_noticed(extractor: FeatureExtractor, folder: Path) -> None:
+    table, out = folder / "labels.csv", folder.parent / "out"
+    table.write_text("file,label\na/0.png,0\na/1.png,1\nb/5.png,1\n")
+    extract_to_store(extractor, table, out, progress=False)
+    table.write_text("file,label\na/0.png,0\na/1.png,0\nb/5.png,1\n")
+    with pytest.raises(SourceError, match=r": 1 now in another class \(first: a/1\.png\)"):
+        extract_to_store(extractor, table, out, progress=False)
+
+
+def test_a_store_of_positions_is_not_continued(extractor: FeatureExtractor, folder: Path) -> None:
+    """What an earlier version wrote: ids 0 .. n - 1, no names, no contents."""
+    out = folder.parent / "out"
+    store = extract_to_store(extractor, folder, out, progress=False)[KEY]
+    features, metadata = store.features(), store.metadata
+    shutil.rmtree(store.path)
+    with ActivationStore.create(store.path, store.d, torch.float32, 2048, **metadata) as writer:
+        writer.append(features, torch.arange(COUNT), store.labels)
+    with pytest.raises(SourceError, match=r"8 now not in the source \(first: image 0\)\. It has no names of images"):
+        extract_to_store(extractor, folder, out, progress=False)
 
 
 def test_images_and_tensors_handed_over_get_what_a_store_holds(extractor: FeatureExtractor, folder: Path) -> None:
