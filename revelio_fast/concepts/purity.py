@@ -84,7 +84,10 @@ class PurityResult(Record):
 
 def shortfall(used: int, asked: int) -> str:
     """The sentence on fewer latents than were asked for."""
-    return f"Only {used} of the {asked} latents asked for are active in more than {MIN_ACTIVE} images; all of them were used."
+    return (
+        f"Only {used} of the {asked} latents asked for are active in more than {MIN_ACTIVE} images; "
+        "all of them were used."
+    )
 
 
 def rank_latents(tops: TopActivations, ranking: str = "paper", min_active: int = MIN_ACTIVE) -> Tensor:
