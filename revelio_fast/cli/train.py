@@ -41,7 +41,8 @@ def train_sae(
     lines = [f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}" for name, value in
              result.metrics.items()]  # fmt: skip
     known = {name: value if value == value else None for name, value in result.metrics.items()}
-    show(as_json, {**known, "model": str(out / "model")}, [*lines, f"k-SAE: {out / 'model'}"])
+    values = {**known, "notes": result.notes, "model": str(out / "model")}
+    show(as_json, values, [*lines, *result.notes, f"k-SAE: {out / 'model'}"])
 
 
 def _overridden(overrides: list[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from revelio_fast.concepts.logistic import TOLERANCE, logistic_path, principal_a
 from revelio_fast.records import Record
 from revelio_fast.statistics import Interval, images_key, marks, wilson_interval
 
-GRID = tuple(10.0**exponent for exponent in range(-5, 2))
+GRID = tuple(10.0**exponent for exponent in range(-5, 3))
 FOLDS = 5
 NEIGHBOURS = 5
 SELECTION_TOLERANCE = 1e-5  # ten times as strict as scikit-learn; the final fit is held to `TOLERANCE`
@@ -134,8 +134,8 @@ def linear_probe(
     everything = torch.ones(1, len(z), dtype=torch.bool)
     # The path leads up to C, so that the last fit starts close to its solution.
     path = [value for value in ordered if value < C] + [C]
-    *_, fit = logistic_path(z, rows.y, k, everything, path, max_iter, TOLERANCE)
-    guesses = [(each @ fit.weights[0] + fit.intercepts[0]).argmax(1) for each in (z, rows.test_x @ axes)]
+    *_, fit = logistic_path(z, rows.y, k, everything, path, max_iter, SELECTION_TOLERANCE, TOLERANCE)
+    guesses = [fit.classes(0, each) for each in (z, rows.test_x @ axes)]
     result = _result("linear", rows, *guesses)
     return replace(
         result, C=C, grid=ordered if made else [], cv_accuracy=scores, folds=made, converged=bool(fit.converged.all())
@@ -261,8 +261,7 @@ def _cross_validated(
         for number, fit in enumerate(logistic_path(z, labels, n_classes, used, grid, max_iter, SELECTION_TOLERANCE)):
             for problem, fold in enumerate(some):
                 held = fold_of == fold
-                guesses = (z[held] @ fit.weights[problem] + fit.intercepts[problem]).argmax(1)
-                sums[number] += (guesses == labels[held]).double().mean()
+                sums[number] += (fit.classes(problem, z[held]) == labels[held]).double().mean()
     return (sums / len(folds)).tolist()
 
 

@@ -82,6 +82,14 @@ class PurityResult(Record):
     note: str = ""
 
 
+def shortfall(used: int, asked: int) -> str:
+    """The sentence on fewer latents than were asked for."""
+    return (
+        f"Only {used} of the {asked} latents asked for are active in more than {MIN_ACTIVE} images; "
+        "all of them were used."
+    )
+
+
 def rank_latents(tops: TopActivations, ranking: str = "paper", min_active: int = MIN_ACTIVE) -> Tensor:
     """Latents active in more than `min_active` rows, best ranked first (ties: lower latent first), int64.
 
@@ -158,10 +166,7 @@ def label_purity(
         )
     used = min(top_latents, len(order))
     if used < top_latents:
-        notes.append(
-            f"Only {used} of the {top_latents} latents asked for are active in more than {MIN_ACTIVE} images; "
-            "all of them were used."
-        )
+        notes.append(shortfall(used, top_latents))
     if len(ids) > tops.n_images:
         notes.append(
             f"Labels of {len(ids)} images were given but only {tops.n_images} were seen: chance is that of all of them."

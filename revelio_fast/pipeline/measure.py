@@ -20,6 +20,7 @@ from revelio_fast.concepts import (
     neighbour_probe,
     top_images,
 )
+from revelio_fast.concepts.probe import FOLDS, GRID, NEIGHBOURS
 from revelio_fast.config import RunConfig
 from revelio_fast.csv_text import read_numbers
 from revelio_fast.ksae import KSparseAutoencoder, train_ksae
@@ -175,7 +176,8 @@ class Measurement:
                 return {"not_measured": str(error)}
             return {"probes": [each.as_dict() for each in found]}
 
-        stage = self._run(f"probes: {self._title}", "probe", self._inputs, run)
+        settings = {"grid": GRID, "folds": FOLDS, "neighbours": NEIGHBOURS}
+        stage = self._run(f"probes: {self._title}", "probe", {**self._inputs, "probes": settings}, run)
         self.result.seconds["probe"] = stage.seconds
         if "probes" in stage.output:
             self.result.probe, *self.result.other_probes = map(ProbeResult.from_dict, stage.output["probes"])

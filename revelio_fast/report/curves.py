@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RATIO = 1.25  # of the edges of a bin of the density
+LEAST_IN_BIN = 10
 
 
 def training_curves(summary: RunSummary) -> Figure | None:
@@ -65,6 +66,27 @@ def density_edges(most: int) -> np.ndarray:
     return np.array(edges)
 
 
+def density_curve(counts: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Latents for each number of images, over bins joined until they hold `LEAST_IN_BIN` latents: x, y and the edges.
+
+    Fewer would draw chance. The last bin takes what is left.
+    """
+    found = np.histogram(counts, edges)[0]
+    kept, held = [edges[0]], 0
+    for edge, number in zip(edges[1:], found, strict=True):
+        held += number
+        if held >= LEAST_IN_BIN:
+            kept.append(edge)
+            held = 0
+    if held and len(kept) > 1:
+        kept.pop()
+    if held:
+        kept.append(edges[np.flatnonzero(found)[-1] + 1])
+    bins = np.array(kept)
+    heights = np.histogram(counts, bins)[0] / np.diff(bins)
+    return np.sqrt((bins[:-1] + 0.5) * (bins[1:] - 0.5)), heights, bins
+
+
 def density_histogram(summary: RunSummary) -> Figure | None:
     """How many latents are active in how many images, one line for each k-SAE.
 
@@ -76,16 +98,12 @@ def density_histogram(summary: RunSummary) -> Figure | None:
         return None
     figure, (panel,) = new_figure(1, width=5.5, height=4.0)
     edges = density_edges(max(each.tops.n_images for each in runs if each.tops))
-    widths = np.diff(edges)
-    middles = np.sqrt((edges[:-1] + 0.5) * (edges[1:] - 0.5))
     for each in runs:
         assert each.tops is not None
         counts = each.tops.counts.numpy(force=True)
-        found = np.histogram(counts[counts > 0], edges)[0] / widths
-        shown = found > 0
+        x, y, _ = density_curve(counts[counts > 0], edges)
         panel.plot(
-            middles[shown], found[shown], marker=".", markersize=3, linewidth=1, label=_density_label(summary, each),
-            **style_of(summary, each),
+            x, y, marker=".", markersize=3, linewidth=1, label=_density_label(summary, each), **style_of(summary, each)
         )  # fmt: skip
     panel.set(
         xscale="log", yscale="log", xlabel="images in which the latent is active",

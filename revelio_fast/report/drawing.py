@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 BASELINE_COLOURS = ("dimgray", "darkgoldenrod", "rosybrown", "slateblue", "olive")
-LETTER = 0.085  # inches that a letter of a tick label takes at most
+LETTER = 0.062  # inches that a letter of a tick label takes
 TICK_SIZE = 7
 
 

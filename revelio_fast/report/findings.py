@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from revelio_fast.concepts.purity import shortfall
 from revelio_fast.report.comparisons import SIGNIFICANT, Comparison, comparisons, purity_difference
 from revelio_fast.report.records import DIFFC, MODEL, FeatureResult, RunSummary, accuracy_of, by_place, purity_of
 
@@ -61,10 +62,20 @@ def _highest(summary: RunSummary) -> str:
 def _notes(judged: Sequence[FeatureResult], several: bool) -> list[str]:
     """What the purity results remark, each remark once with the results it is about."""
     found: dict[str, list[str]] = {}
+    fewer = []
     for each in judged:
-        if each.purity and each.purity.note:
-            found.setdefault(each.purity.note, []).append(_titled(each, several))
-    return [f"{', '.join(where)}: {note}" for note, where in found.items()]
+        if each.purity is None:
+            continue
+        remark = shortfall(each.purity.n_latents_used, each.purity.top_latents)
+        if remark in each.purity.note:
+            fewer.append(f"{_titled(each, several)} {each.purity.n_latents_used}")
+        if rest := each.purity.note.replace(remark, "").strip():
+            found.setdefault(rest, []).append(_titled(each, several))
+    sentences = [f"{', '.join(where)}: {note}" for note, where in found.items()]
+    if fewer and judged[0].purity:
+        asked = judged[0].purity.top_latents
+        sentences.insert(0, f"Of the {asked} latents asked for, fewer are active often enough: {', '.join(fewer)}.")
+    return sentences
 
 
 def _baselines(found: list[Comparison]) -> list[str]:

@@ -38,14 +38,14 @@ def test_solutions_are_those_of_scikit_learn(C, d):
     (fit,) = logistic_path(rows @ axes, y, 3, torch.ones(1, 90, dtype=torch.bool), [C], 5000, 1e-9)
     assert fit.converged.all()
     expected = LogisticRegression(C=C, tol=1e-10, max_iter=100_000).fit(rows.numpy(), y.numpy())
-    ours = axes @ fit.weights[0]
+    ours = axes @ fit.weights[:, 0].T
     # A constant added to all classes changes no probability. The minimum is strictly convex in the rest: with a
     # gradient below 1e-9 and a curvature of at least 1 / (C n), weights are off by 1e-9 C n sqrt(K d) < 4e-4 at worst.
     theirs = torch.from_numpy(expected.coef_.T)
     torch.testing.assert_close(
         ours - ours.mean(1, keepdim=True), theirs - theirs.mean(1, keepdim=True), rtol=0, atol=4e-4
     )
-    probabilities = (rows @ ours + fit.intercepts[0]).softmax(1)
+    probabilities = (rows @ ours + fit.intercepts[:, 0]).softmax(1)
     torch.testing.assert_close(probabilities, torch.from_numpy(expected.predict_proba(rows.numpy())), rtol=0, atol=1e-4)
 
 
@@ -69,7 +69,7 @@ def test_problems_side_by_side_are_the_problems_one_by_one():
         for a, b in zip(together, alone, strict=True):
             assert a.C == b.C
             # Gradients below 1e-10 over a curvature of at least 1 / (C n) leave 1e-8 in each weight.
-            torch.testing.assert_close(a.weights[problem], b.weights[0], rtol=0, atol=1e-6)
+            torch.testing.assert_close(a.weights[:, problem], b.weights[:, 0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -190,8 +190,6 @@ def test_seeds_repeat_what_is_trained_and_nothing_else(settings: str) -> None:
     kinds = [stage.folder.parent.name for stage in anew.stages]
     # Train and test of the model and of random weights for each seed; raw pixels have none.
     assert kinds.count("features") == 2 * (2 + 2) + 2 and kinds.count("probe") == 5
-    with pytest.raises(ValueError, match=r"sae\.seed is given, but seeds asks for several"):
-        parse_config(settings, overrides=["seeds=[1, 2]", "sae.seed=4"])
     with pytest.raises(ValueError, match="name each once"):
         parse_config(settings, overrides=["seeds=[1, 1]"])
 

@@ -214,9 +214,13 @@ def test_density_of_a_falling_distribution_is_drawn_falling(summary):
     assert len(x) > 10 and (np.diff(y) <= 0).all() and (np.diff(x) > 0).all()
     edges = curves.density_edges(200)
     assert edges[-1] >= 200.5 and ((edges - 0.5) % 1 == 0).all() and (np.diff(edges, 2) >= 0).all()
-    # Counts per number of images over the numbers of images: all latents, whatever the bins.
-    kept = [(a, b) for a, b in pairwise(edges) if ((counts > a) & (counts < b)).any()]
-    assert sum(height * (b - a) for height, (a, b) in zip(y, kept, strict=True)) == pytest.approx(len(counts))
+    # Counts per number of images times the numbers of images: all latents, whatever the bins.
+    _, heights, bins = curves.density_curve(counts.numpy(), edges)
+    assert heights.tolist() == y.tolist() and (heights * np.diff(bins)).sum() == pytest.approx(len(counts))
+    assert (heights[:-1] * np.diff(bins)[:-1] >= 10).all()
+    few = curves.density_curve(np.array([3, 3, 170]), edges)
+    assert (few[1] * np.diff(few[2])).tolist() == pytest.approx([3])
+    assert curves.density_curve(np.array([]), edges)[0].size == 0
 
 
 def test_density_figure_names_latents_that_are_never_active(summary):
