@@ -103,15 +103,18 @@ def test_an_error_of_the_writing_thread_is_the_error_of_the_extraction(
     assert contents(tmp_path / "full") == contents(tmp_path / "undisturbed")
 
 
-def test_a_second_run_computes_nothing(tiny_sd: Path, class_folder: Path, tmp_path: Path) -> None:
+def test_a_second_run_computes_nothing(
+    tiny_sd: Path, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are read again, to see whether they have changed, and none is decoded."""
     source = open_source(class_folder)
     killed_extraction.run("stores", tiny_sd, source, tmp_path / "out")
     before = contents(tmp_path / "out")
 
-    def refuse(_: int) -> object:
+    def refuse(_: object) -> object:
         raise AssertionError("a finished image was decoded again")
 
-    source._opener = refuse  # type: ignore[assignment]
+    monkeypatch.setattr("revelio_fast.data.image_source.decode", refuse)
     killed_extraction.run("stores", tiny_sd, source, tmp_path / "out")
     assert contents(tmp_path / "out") == before
 
