@@ -64,7 +64,7 @@ def adam_unit_norm_step_(
     """Update every parameter and moment in place, as `sparse_backward` followed by `torch.optim.Adam` would.
 
     The part of the decoder gradient along each decoder row is removed before the step, and the row is scaled to unit
-    norm after it (Revelio, section 3.1: decoder rows of unit norm after each update).
+    norm after it (Revelio, Appendix F: decoder rows of unit norm after each update).
 
     Parameters
     ----------
