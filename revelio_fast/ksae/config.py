@@ -161,7 +161,7 @@ class KSAEConfig(Settings):
 
         `dataclasses.replace` keeps the values that the recipe has filled in.
         """
-        return replace(self, **dict.fromkeys(self._left_to_the_recipe) | changes)
+        return replace(self, **dict.fromkeys(vars(self)["_left_to_the_recipe"]) | changes)
 
     def numbers(self) -> dict[str, Any]:
         """The settings that a run's numbers follow from, by name: all but where its rows are taken from."""
