@@ -11,7 +11,8 @@ import zipfile
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from revelio_fast import KSAEConfig, KSparseAutoencoder, load_sae, train_ksae
 from revelio_fast.ksae.batches import TrainingRows
@@ -35,6 +36,24 @@ def weights(n=12, d=4):
         "W_dec": torch.randn(n, d),
         "b_dec": torch.zeros(d),
     }
+
+
+def test_a_checkpoint_with_the_old_names_of_settings_is_gone_on_with(tmp_path):
+    """Version 0.1 wrote ``holdout`` and ``semantics``; a run that differs in one of them is still refused."""
+    x, changes = planted(300, 8, 24, seed=1)[0], dict(val_fraction=0.2, compat="authors")
+    whole = train(x, tmp_path / "whole", **changes)
+    train(x, tmp_path / "cut", **changes | {"steps": 10})
+    (path,) = (tmp_path / "cut" / "checkpoint").glob("step-*.safetensors")
+    with safe_open(path, framework="pt") as file:
+        training = json.loads(file.metadata()["training"])
+    config = training["config"]
+    config["holdout"], config["semantics"] = config.pop("val_fraction"), "official"
+    del config["compat"]
+    save_file(load_file(path), path, metadata={"training": json.dumps(training)})
+    with pytest.raises(ValueError, match=r"written with val_fraction=0.2, this run asks for 0.1"):
+        train(x, tmp_path / "cut", **changes | {"val_fraction": 0.1})
+    again = train(x, tmp_path / "cut", **changes)
+    assert torch.equal(again.sae.W_dec, whole.sae.W_dec)
 
 
 def test_a_run_does_not_go_on_with_other_features_of_the_same_shape(tmp_path):
